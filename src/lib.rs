@@ -1,1 +1,3 @@
+//! Mount a Guix or Nix store that is not on this disk, block by verified block.
 
+pub mod eris;
