@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `erisfs`; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    erisfs::cli::main()
+}

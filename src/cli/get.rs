@@ -1,0 +1,116 @@
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::view::NODE_BYTES;
+use super::{Blocks, Session, Usage};
+use crate::content::{Content, Deadline, Fetch, Limits};
+use crate::eris::ReadCapability;
+
+/// Bytes of one request to the content, and requests under way: 16 MiB keep a link busy at 50 ms.
+const PIECE: u64 = 1 << 20;
+const PIECES: usize = 16;
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    #[command(flatten)]
+    blocks: Blocks,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only these bytes, counted from 0, both ends included, as in HTTP: 0-99, 100-
+    #[arg(long, value_name = "START-END")]
+    range: Option<String>,
+    /// Give up on a block after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u32,
+    /// The content: urn:eris:..., or urn:erisx2: and urn:erisx3: of the drafts
+    urn: String,
+}
+
+impl Get {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let capability: ReadCapability =
+            self.urn.parse().map_err(|error| Usage(format!("{}: {error}", self.urn)))?;
+        let wanted = self.range.as_deref().map(parse_range).transpose()?;
+        let fetch = Fetch::new(self.blocks.open(session)?, NODE_BYTES);
+        session.runtime.block_on(self.copy(fetch, capability, wanted))
+    }
+
+    async fn copy(
+        &self,
+        fetch: Arc<Fetch>,
+        capability: ReadCapability,
+        wanted: Option<(u64, Option<u64>)>,
+    ) -> anyhow::Result<()> {
+        let timeout = Duration::from_secs(self.timeout.into());
+        let limits = Limits { length: u64::MAX, tail: 0 };
+        let content = Content::open(fetch, capability, limits, Deadline::after(timeout)).await?;
+        let range = within(wanted, content.length())?;
+        let mut out: Box<dyn Write> = match &self.output {
+            None => Box::new(io::stdout().lock()),
+            Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
+        };
+        let pieces = (range.start..range.end).step_by(PIECE as usize).map(|start| {
+            let end = start.saturating_add(PIECE).min(range.end);
+            let content = &content;
+            async move { content.read_at(start..end, Deadline::after(timeout)).await }
+        });
+        let mut pieces = stream::iter(pieces).buffered(PIECES);
+        while let Some(bytes) = pieces.try_next().await? {
+            out.write_all(&bytes)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+}
+
+fn parse_range(text: &str) -> anyhow::Result<(u64, Option<u64>)> {
+    let wrong = || Usage(format!("--range {text}: START-END or START- expected, for example 0-99"));
+    let (start, end) = text.split_once('-').ok_or_else(wrong)?;
+    let start = start.parse().map_err(|_| wrong())?;
+    let end = match end {
+        "" => None,
+        end => Some(end.parse().map_err(|_| wrong())?),
+    };
+    if end.is_some_and(|end| end < start) {
+        return Err(wrong().into());
+    }
+    Ok((start, end))
+}
+
+/// The range as half-open bounds; an end beyond the content is cut, a start beyond it is an error.
+fn within(wanted: Option<(u64, Option<u64>)>, length: u64) -> anyhow::Result<Range<u64>> {
+    let Some((start, end)) = wanted else { return Ok(0..length) };
+    if start >= length {
+        return Err(anyhow!("the range begins at byte {start}, but the content has {length} bytes"));
+    }
+    Ok(start..end.map_or(length, |end| end.saturating_add(1).min(length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_http() {
+        assert_eq!(within(Some(parse_range("0-99").unwrap()), 1000).unwrap(), 0..100);
+        assert_eq!(within(Some(parse_range("100-").unwrap()), 1000).unwrap(), 100..1000);
+        assert_eq!(within(Some(parse_range("10-99999").unwrap()), 1000).unwrap(), 10..1000);
+        assert!(within(Some((1000, None)), 1000).is_err());
+    }
+
+    #[test]
+    fn a_wrong_range_is_a_wrong_call() {
+        for text in ["", "5", "5-4", "a-b", "-5", "1-2-3"] {
+            assert!(parse_range(text).is_err_and(|error| error.is::<Usage>()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
+//! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
+
+mod cat;
+mod demo;
+mod get;
+mod ls;
+mod mount;
+mod publish;
+mod put;
+mod serve;
+mod stat;
+mod view;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use crate::block::{self, BlockStore};
+use crate::config::Environment;
+
+/// Mount, read and publish Guix and Nix stores as ERIS blocks.
+#[derive(Debug, Parser)]
+#[command(name = "erisfs", version, disable_help_subcommand = true, arg_required_else_help = true)]
+struct Cli {
+    /// Say more on stderr (-vv: more still); RUST_LOG, if set, decides alone
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Encode a file (or stdin) and print its URN
+    Put(put::Put),
+    /// Decode the content of a URN
+    Get(get::Get),
+    /// Encode store paths, directories or files; the last line printed is the URN of their catalog
+    Publish(publish::Publish),
+    /// List the store paths of a catalog, or a directory in one of them
+    Ls(ls::Ls),
+    /// Print a file of a store path
+    Cat(cat::Cat),
+    /// Tell what a store path or a file in it is
+    Stat(stat::Stat),
+    /// Show the store paths of catalogs as directories
+    Mount(mount::Mount),
+    /// Serve blocks, and what catalogs list, over HTTP
+    Serve(serve::Serve),
+    /// Publish, serve, mount and read a tree of this machine, and tell what travelled
+    Demo(demo::Demo),
+}
+
+/// Where blocks are.
+#[derive(Debug, Args)]
+struct Blocks {
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, http(s)://HOST/
+    /// [default: those in ERISFS_BLOCKS]
+    #[arg(long = "blocks", value_name = "URL")]
+    urls: Vec<String>,
+}
+
+impl Blocks {
+    fn urls<'a>(&'a self, context: &'a Session) -> anyhow::Result<&'a [String]> {
+        let urls = if self.urls.is_empty() { &context.environment.blocks } else { &self.urls };
+        if urls.is_empty() {
+            return Err(Usage("no block store: give --blocks URL, or set ERISFS_BLOCKS".into()).into());
+        }
+        Ok(urls)
+    }
+
+    fn open(&self, context: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
+        let _entered = context.runtime.enter();
+        Ok(block::open_all(self.urls(context)?)?)
+    }
+}
+
+/// What every command gets.
+struct Session {
+    environment: Environment,
+    runtime: Runtime,
+}
+
+/// A command was called wrongly in a way that clap does not see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::read();
+    start_log(&environment, cli.verbose);
+    match run(cli.command, environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("erisfs: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command, environment: Environment) -> anyhow::Result<()> {
+    let runtime = Runtime::new().context("cannot start threads")?;
+    let context = Session { environment, runtime };
+    let result = match command {
+        Command::Put(put) => put.run(&context),
+        Command::Get(get) => get.run(&context),
+        Command::Publish(publish) => publish.run(&context),
+        Command::Ls(ls) => ls.run(&context),
+        Command::Cat(cat) => cat.run(&context),
+        Command::Stat(stat) => stat.run(&context),
+        Command::Mount(mount) => mount.run(&context),
+        Command::Serve(serve) => serve.run(&context),
+        Command::Demo(demo) => demo.run(&context),
+    };
+    // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
+    context.runtime.shutdown_background();
+    result
+}
+
+fn start_log(environment: &Environment, verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info,erisfs=debug",
+        _ => "debug,erisfs=trace",
+    };
+    let filter = environment.log.as_deref().unwrap_or(level);
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(io::stderr)
+        .with_target(verbose > 1)
+        .init();
+}
+
+/// A line of result. A reader that has seen enough (`| head`) is no error.
+fn print(line: impl Display) -> anyhow::Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context("cannot write to stdout")
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,70 @@
+//! Decoded frames of seekable objects: a cache by bytes, and one decoding however many readers.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::FutureExt;
+
+use super::{ByteLru, Content, Deadline, Error, Flights};
+use crate::compress;
+
+/// One compressed frame of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its number in the object.
+    pub number: u32,
+    /// Where it stands in the encoded object.
+    pub packed: std::ops::Range<u64>,
+    /// How many bytes it decodes to.
+    pub length: u32,
+}
+
+type Key = (u64, u32);
+
+/// The frames decoded last, by content and frame number.
+#[derive(Debug)]
+pub struct FrameCache {
+    decoded: Arc<Mutex<ByteLru<Key, Bytes>>>,
+    flights: Flights<Key, Result<Bytes, Error>>,
+}
+
+impl FrameCache {
+    /// Keeps at most `bytes` of decoded data.
+    pub fn new(bytes: usize) -> Self {
+        FrameCache { decoded: Arc::new(Mutex::new(ByteLru::new(bytes))), flights: Flights::default() }
+    }
+
+    /// The decoded bytes of `frame`. Ready at once when it is in the cache.
+    pub async fn get(&self, content: &Arc<Content>, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
+        let key = (content.id(), frame.number);
+        loop {
+            if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key) {
+                return Ok(bytes.clone());
+            }
+            let flight = self.flights.join(key, || {
+                let (decoded, content, frame) = (self.decoded.clone(), content.clone(), frame.clone());
+                async move {
+                    let bytes = decode(&content, &frame, deadline).await?;
+                    let weight = bytes.len();
+                    decoded.lock().expect("no panic while held").put(key, bytes.clone(), weight);
+                    Ok(bytes)
+                }
+                .boxed()
+            });
+            match flight.await {
+                // The flight had the deadline of whoever started it; ours may be later.
+                Err(Error::TimedOut { .. }) if !deadline.has_passed() => continue,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+async fn decode(content: &Content, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
+    let packed = content.read_at(frame.packed.clone(), deadline).await?;
+    compress::decode_frame(&packed, frame.length as usize).map(Bytes::from).map_err(|source| Error::Frame {
+        urn: content.name(),
+        offset: frame.packed.start,
+        source: Arc::new(source),
+    })
+}

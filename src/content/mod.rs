@@ -1,0 +1,205 @@
+//! The bytes of one ERIS content, read at any offset.
+//!
+//! [`Content`] turns a byte range into the blocks that hold it (interior nodes first, and kept), asks
+//! the block store for all of them at once and decrypts what arrives. Every wait has a [`Deadline`],
+//! which comes down from whoever asked; a future that is dropped takes its requests along.
+
+mod flights;
+mod frames;
+mod lru;
+mod read_ahead;
+mod reader;
+
+pub use flights::Flights;
+pub use frames::{Frame, FrameCache};
+pub use lru::ByteLru;
+pub use read_ahead::ReadAhead;
+pub use reader::{Content, Limits};
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::{Instant, timeout_at};
+
+use crate::block::{self, Block, BlockStore};
+use crate::eris::{DecodeError, Node, ReadCapability, Reference};
+
+/// The instant at which somebody stops waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline that lies `duration` from now.
+    pub fn after(duration: Duration) -> Self {
+        Deadline(Instant::now() + duration)
+    }
+
+    /// Whether it is too late.
+    pub fn has_passed(&self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.0
+    }
+}
+
+/// Why bytes of a content could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The block store has no (right) block.
+    #[error(transparent)]
+    Block(#[from] block::Error),
+    /// The blocks are what their references say, but they form no valid content.
+    #[error("{urn}: block {reference} does not decode: {source}")]
+    Decode {
+        /// The content that was read, as a URN without its key.
+        urn: Name,
+        /// The block at which decoding stopped.
+        reference: Reference,
+        /// The check that failed.
+        source: DecodeError,
+    },
+    /// The deadline passed while a block was on its way.
+    #[error("block {reference} did not come from {store} before the deadline")]
+    TimedOut {
+        /// The block that was waited for.
+        reference: Reference,
+        /// Where it was asked for.
+        store: String,
+    },
+    /// The content is larger than whoever named it said it may be.
+    #[error("{urn} has {found} bytes or more, but at most {limit} were announced")]
+    TooLarge {
+        /// The content.
+        urn: Name,
+        /// Its length, or a lower bound of it.
+        found: u64,
+        /// The announced limit.
+        limit: u64,
+    },
+    /// Bytes were asked for that the content does not have.
+    #[error("{urn} has {length} bytes, bytes {start}..{end} were asked for")]
+    OutOfRange {
+        /// The content.
+        urn: Name,
+        /// Its length.
+        length: u64,
+        /// First byte asked for.
+        start: u64,
+        /// One past the last byte asked for.
+        end: u64,
+    },
+    /// A compressed frame is damaged.
+    #[error("{urn}: the frame at byte {offset}: {source}")]
+    Frame {
+        /// The content.
+        urn: Name,
+        /// Where the frame begins in the encoded object.
+        offset: u64,
+        /// What the decoder found.
+        source: Arc<crate::compress::Error>,
+    },
+}
+
+/// A content as messages name it: by the reference of its root block. The read key stays out of
+/// logs, since whoever reads a log need not be allowed to read the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name(pub Reference);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "content {}", self.0)
+    }
+}
+
+impl From<&ReadCapability> for Name {
+    fn from(capability: &ReadCapability) -> Self {
+        Name(capability.reference)
+    }
+}
+
+/// What all contents of a process share: where blocks come from, and the interior nodes seen so far.
+///
+/// Interior nodes are 0.2 % of a content, and each is on the way to 16 MiB of it: keeping them decoded
+/// makes a random read one round trip instead of one a level.
+#[derive(Debug)]
+pub struct Fetch {
+    store: Arc<dyn BlockStore>,
+    nodes: Mutex<ByteLru<NodeKey, Arc<Node>>>,
+    contents: AtomicU64,
+}
+
+/// A node by its place in an opened content. The reference alone would not do: the same block can
+/// stand at several places of a tree, and a hostile tree can name it with another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct NodeKey {
+    content: u64,
+    level: u8,
+    index: u64,
+}
+
+impl Fetch {
+    /// Reads from `store`, and keeps at most `node_bytes` of decoded interior nodes.
+    pub fn new(store: Arc<dyn BlockStore>, node_bytes: usize) -> Arc<Self> {
+        Arc::new(Fetch { store, nodes: Mutex::new(ByteLru::new(node_bytes)), contents: AtomicU64::new(0) })
+    }
+
+    /// The block store below.
+    pub fn store(&self) -> &Arc<dyn BlockStore> {
+        &self.store
+    }
+
+    fn next_content(&self) -> u64 {
+        self.contents.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn block(&self, reference: &Reference, deadline: Deadline) -> Result<Block, Error> {
+        match timeout_at(deadline.0, self.store.get(reference)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(self.timed_out(reference)),
+        }
+    }
+
+    /// Calls `arrived` for each block of `references` as it comes; the first failure ends it.
+    async fn blocks(
+        &self,
+        references: Vec<Reference>,
+        deadline: Deadline,
+        mut arrived: impl FnMut(&Reference, &Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut missing: std::collections::HashSet<Reference> = references.iter().copied().collect();
+        let mut stream = self.store.get_many(references);
+        while !missing.is_empty() {
+            match timeout_at(deadline.0, stream.next()).await {
+                Ok(Some((reference, answer))) => {
+                    arrived(&reference, &answer?)?;
+                    missing.remove(&reference);
+                }
+                Ok(None) => break,
+                Err(_) => break,
+            }
+        }
+        match missing.iter().min() {
+            None => Ok(()),
+            Some(reference) => Err(self.timed_out(reference)),
+        }
+    }
+
+    fn timed_out(&self, reference: &Reference) -> Error {
+        Error::TimedOut { reference: *reference, store: self.store.name().to_owned() }
+    }
+
+    fn node(&self, key: &NodeKey) -> Option<Arc<Node>> {
+        self.nodes.lock().expect("no panic while held").get(key).cloned()
+    }
+
+    fn keep_node(&self, key: NodeKey, node: Arc<Node>) {
+        // 64 bytes a pair, and the pointers around them.
+        let bytes = node.len() * 64 + 128;
+        self.nodes.lock().expect("no panic while held").put(key, node, bytes);
+    }
+}

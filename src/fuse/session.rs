@@ -1,0 +1,143 @@
+//! One mount from its beginning to its end: the checks before it, the threads, the unmounting.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::BackgroundSession;
+use rustix::mount::UnmountFlags;
+use tokio::runtime::Handle;
+
+use super::{Filesystem, Options};
+use crate::tree::Tree;
+
+const DEVICE: &str = "/dev/fuse";
+
+/// Why nothing was mounted, or not unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mountpoint is missing, or is no directory.
+    #[error("{}: cannot be a mountpoint: {source}", mountpoint.display())]
+    Mountpoint {
+        /// As it was given.
+        mountpoint: PathBuf,
+        /// What the system says of it.
+        source: io::Error,
+    },
+    /// The kernel offers no FUSE.
+    #[error("{DEVICE} does not exist: this kernel or container offers no FUSE (try `modprobe fuse`)")]
+    NoDevice,
+    /// The device is not for this user.
+    #[error("{DEVICE} is not open to this user (mode {mode:o}): mount as root, or let root `chmod 666 {DEVICE}`")]
+    NotPermitted {
+        /// The permission bits of the device.
+        mode: u32,
+    },
+    /// An ordinary user needs the helper of Debian's, Guix's or Nix's package fuse3.
+    #[error("fusermount3 is not in PATH: a user other than root mounts with its help (package fuse3)")]
+    NoHelper,
+    /// Mounting itself failed.
+    #[error("cannot mount at {}: {source}", mountpoint.display())]
+    Mount {
+        /// The mountpoint.
+        mountpoint: PathBuf,
+        /// What the kernel or fusermount3 says.
+        source: io::Error,
+    },
+    /// Unmounting failed.
+    #[error("cannot unmount {}: {source}", mountpoint.display())]
+    Unmount {
+        /// The mountpoint.
+        mountpoint: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A mount that is up. It ends with [`Mounted::unmount`], or when it is dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: PathBuf,
+    session: Option<BackgroundSession>,
+}
+
+impl Mounted {
+    /// Shows `tree` at `mountpoint`, an existing directory. Misses wait in `runtime`.
+    pub fn new(
+        tree: Arc<Tree>,
+        mountpoint: &Path,
+        options: &Options,
+        runtime: Handle,
+    ) -> Result<Self, MountError> {
+        let given = mountpoint;
+        let mountpoint = given
+            .canonicalize()
+            .and_then(|path| match path.is_dir() {
+                true => Ok(path),
+                false => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+            })
+            .map_err(|source| MountError::Mountpoint { mountpoint: given.to_owned(), source })?;
+        check_device()?;
+        let filesystem = Filesystem::new(tree, runtime, options);
+        let session = fuser::Session::new(filesystem, &mountpoint, &options.config())
+            .and_then(fuser::Session::spawn)
+            .map_err(|source| match source.kind() {
+                // The device and the mountpoint were found above: what is missing is the helper.
+                io::ErrorKind::NotFound => MountError::NoHelper,
+                _ => MountError::Mount { mountpoint: mountpoint.clone(), source },
+            })?;
+        Ok(Mounted { mountpoint, session: Some(session) })
+    }
+
+    /// Where it is.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Whether somebody else (`umount`, `fusermount3 -u`) ended it.
+    pub fn has_ended(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.guard.is_finished())
+    }
+
+    /// Takes the mount away. Files that are open stay readable for no longer than this process lives.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MountError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        let failed =
+            |source| MountError::Unmount { mountpoint: self.mountpoint.clone(), source };
+        if session.guard.is_finished() {
+            return session.join().map_err(failed);
+        }
+        match session.umount_and_join() {
+            // Somebody stands in it or has a file open: it goes away when they leave, or with us.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH)
+                    .map_err(|errno| failed(errno.into()))
+            }
+            answer => answer.map_err(failed),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn check_device() -> Result<(), MountError> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::File::options().read(true).write(true).open(DEVICE) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let mode = std::fs::metadata(DEVICE).map(|device| device.permissions().mode() & 0o7777);
+            Err(MountError::NotPermitted { mode: mode.unwrap_or(0) })
+        }
+        Err(_) => Err(MountError::NoDevice),
+    }
+}

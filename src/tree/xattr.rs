@@ -1,0 +1,54 @@
+//! What erisfs knows of a node, as extended attributes: `getfattr -d` shows them.
+
+use super::inode::Occupant;
+use super::{Deadline, Error, Inode, Tree};
+
+/// What the names of all our extended attributes begin with.
+pub const XATTR_PREFIX: &str = "user.erisfs.";
+
+impl Tree {
+    /// The names of the extended attributes of `inode`.
+    pub async fn xattr_names(&self, inode: Inode, deadline: Deadline) -> Result<Vec<String>, Error> {
+        let known = self.xattrs(inode, deadline).await?;
+        Ok(known.into_iter().map(|(name, _)| format!("{XATTR_PREFIX}{name}")).collect())
+    }
+
+    /// The extended attribute `name` of `inode`; `None` if it has no such.
+    pub async fn xattr(
+        &self,
+        inode: Inode,
+        name: &[u8],
+        deadline: Deadline,
+    ) -> Result<Option<String>, Error> {
+        let Some(wanted) = name.strip_prefix(XATTR_PREFIX.as_bytes()) else { return Ok(None) };
+        let known = self.xattrs(inode, deadline).await?;
+        Ok(known.into_iter().find(|(name, _)| name.as_bytes() == wanted).map(|(_, value)| value))
+    }
+
+    async fn xattrs(&self, inode: Inode, deadline: Deadline) -> Result<Vec<(&'static str, String)>, Error> {
+        let urns = || self.catalogs.iter().map(|catalog| catalog.capability().to_string());
+        if inode == Inode::ROOT {
+            return Ok(vec![("catalog", urns().collect::<Vec<_>>().join("\n"))]);
+        }
+        let path = match self.occupants.get(inode.slot()) {
+            None => return Err(Error::Stale { number: inode.into() }),
+            Some(Occupant::Content(content)) => return Ok(vec![("urn", content.to_string())]),
+            Some(Occupant::Path { path, .. }) => path,
+        };
+        let Some(narinfo) = self.catalogs.narinfo(path.hash_part(), deadline).await? else {
+            return Ok(Vec::new());
+        };
+        let mut known = vec![
+            ("storepath", narinfo.store_dir().join(narinfo.store_path())),
+            ("narhash", narinfo.nar_hash().to_string()),
+            ("narsize", narinfo.nar_size().to_string()),
+            // Whoever named the catalog vouches for what it lists; keys are another matter.
+            ("signer", "catalog".to_owned()),
+        ];
+        if let Some(binding) = narinfo.eris().first() {
+            known.push(("urn", binding.urn.clone()));
+            known.extend(binding.format.clone().map(|format| ("format", format)));
+        }
+        Ok(known)
+    }
+}
