@@ -1,0 +1,3 @@
+//! Store paths into blocks, narinfos and a catalog.
+
+pub mod database;

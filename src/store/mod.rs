@@ -1,0 +1,16 @@
+//! The store as text: paths, hashes, narinfos, and the catalog that holds many narinfos.
+//!
+//! Everything here is a pure function of bytes: no I/O, no clock. Hash parts and store paths are
+//! typed and strict, narinfos keep their text, and the [`catalog`] says which bytes it wants next.
+
+pub mod base32;
+pub mod catalog;
+pub mod compute;
+pub mod hash;
+pub mod narinfo;
+pub mod path;
+
+pub use self::compute::ContentAddress;
+pub use self::hash::NarHash;
+pub use self::narinfo::Narinfo;
+pub use self::path::{HashPart, StoreDir, StorePath};
