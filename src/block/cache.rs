@@ -1,0 +1,264 @@
+//! The blocks used last, in memory, and one request for many askers.
+//!
+//! Two who want the same block at the same time share one request to the store below (single flight); it is cancelled when the
+//! last of them leaves. Failures go to everyone who waited and are not kept.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use async_trait::async_trait;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use lru::LruCache;
+use tokio::{sync::oneshot, task::AbortHandle};
+
+use super::{Block, BlockStore, Error};
+use crate::eris::Reference;
+
+/// What an entry takes besides the bytes of its block: keys, links, the allocation's own overhead. Counted so that a cache full
+/// of small blocks keeps to its budget too.
+const ENTRY_BYTES: usize = 160;
+
+/// A store in front of which the blocks used last are kept. A hit is ready at the first poll, in or out of a runtime.
+pub struct Cache {
+    inner: Arc<dyn BlockStore>,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+type Landed = Result<Block, Error>;
+type Flight = Shared<BoxFuture<'static, Landed>>;
+
+/// Everything under the one lock: a block is kept, on its way, or neither.
+struct Shelf {
+    kept: LruCache<Reference, Block>,
+    bytes: usize,
+    capacity: usize,
+    /// Requests under way. Held weakly: the askers alone keep a flight in the air.
+    flights: HashMap<Reference, (Ticket, WeakShared<BoxFuture<'static, Landed>>)>,
+    next: Ticket,
+}
+
+/// Tells a flight from a later one for the same block.
+type Ticket = u64;
+
+/// How a block can be had.
+enum Way {
+    Here(Block),
+    Flying(Flight),
+}
+
+impl Cache {
+    /// Keeps up to `capacity` bytes of what `inner` gives.
+    pub fn new(inner: Arc<dyn BlockStore>, capacity: usize) -> Self {
+        let shelf =
+            Shelf { kept: LruCache::unbounded(), bytes: 0, capacity, flights: HashMap::new(), next: 0 };
+        Self { inner, shelf: Arc::new(Mutex::new(shelf)) }
+    }
+
+    /// The block if it is in memory, without asking anybody.
+    pub fn peek(&self, reference: &Reference) -> Option<Block> {
+        lock(&self.shelf).kept.get(reference).cloned()
+    }
+
+    /// The way to one block, by a request of its own if need be.
+    fn way(&self, reference: Reference) -> Way {
+        lock(&self.shelf).way(reference, |ticket| {
+            let (inner, pass) = (self.inner.clone(), self.pass(reference, ticket));
+            async move { pass.land(inner.get(&reference).await) }.boxed()
+        })
+    }
+
+    /// The ways to many blocks, in the order given; those that are nowhere yet go into one request to the store below.
+    fn ways(&self, references: &[Reference]) -> Vec<(Reference, Way)> {
+        let convoy = Arc::new(Convoy::default());
+        let mut missing = HashMap::new();
+        let mut shelf = lock(&self.shelf);
+        let ways: Vec<_> = references
+            .iter()
+            .map(|&reference| {
+                let way = shelf.way(reference, |ticket| {
+                    let (sender, receiver) = oneshot::channel();
+                    missing.insert(reference, sender);
+                    let (inner, pass, convoy) =
+                        (self.inner.clone(), self.pass(reference, ticket), convoy.clone());
+                    async move {
+                        let answer = receiver.await;
+                        drop(convoy);
+                        // A store below that leaves a block out of its answer is asked for it alone.
+                        pass.land(match answer {
+                            Ok(answer) => answer,
+                            Err(_) => inner.get(&reference).await,
+                        })
+                    }
+                    .boxed()
+                });
+                (reference, way)
+            })
+            .collect();
+        drop(shelf);
+        if !missing.is_empty() {
+            convoy.depart(self.inner.clone(), missing);
+        }
+        ways
+    }
+
+    fn pass(&self, reference: Reference, ticket: Ticket) -> Pass {
+        Pass { shelf: self.shelf.clone(), reference, ticket }
+    }
+}
+
+impl Shelf {
+    /// The block itself, or the flight that brings it: the one under way, or the one that `depart` begins.
+    fn way(
+        &mut self,
+        reference: Reference,
+        depart: impl FnOnce(Ticket) -> BoxFuture<'static, Landed>,
+    ) -> Way {
+        if let Some(block) = self.kept.get(&reference) {
+            return Way::Here(block.clone());
+        }
+        if let Some(flight) = self.flights.get(&reference).and_then(|(_, flight)| flight.upgrade()) {
+            return Way::Flying(flight);
+        }
+        let ticket = self.next;
+        self.next += 1;
+        let flight = depart(ticket).shared();
+        let weak = flight.downgrade().expect("it has not been polled yet");
+        self.flights.insert(reference, (ticket, weak));
+        Way::Flying(flight)
+    }
+
+    fn keep(&mut self, reference: Reference, block: Block) {
+        self.bytes += block.len() + ENTRY_BYTES;
+        if let Some(old) = self.kept.put(reference, block) {
+            self.bytes -= old.len() + ENTRY_BYTES;
+        }
+        while self.bytes > self.capacity {
+            let Some((_, block)) = self.kept.pop_lru() else { break };
+            self.bytes -= block.len() + ENTRY_BYTES;
+        }
+    }
+}
+
+/// A flight's right to land, once. Dropped without landing, the flight was cancelled and is struck off.
+struct Pass {
+    shelf: Arc<Mutex<Shelf>>,
+    reference: Reference,
+    ticket: Ticket,
+}
+
+impl Pass {
+    fn land(self, landed: Landed) -> Landed {
+        if let Ok(block) = &landed {
+            // Kept before the flight is struck off by the drop below: in between, askers find either.
+            lock(&self.shelf).keep(self.reference, block.clone());
+        }
+        landed
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut shelf = lock(&self.shelf);
+        if shelf.flights.get(&self.reference).is_some_and(|(ticket, _)| *ticket == self.ticket) {
+            shelf.flights.remove(&self.reference);
+        }
+    }
+}
+
+/// One request for many blocks, in a task of its own; aborted when the last flight that hangs on it is gone.
+#[derive(Default)]
+struct Convoy(OnceLock<AbortHandle>);
+
+impl Convoy {
+    fn depart(&self, inner: Arc<dyn BlockStore>, mut missing: HashMap<Reference, oneshot::Sender<Landed>>) {
+        let task = tokio::spawn(async move {
+            let mut answers = inner.get_many(missing.keys().copied().collect());
+            while let Some((reference, answer)) = answers.next().await {
+                if let Some(sender) = missing.remove(&reference) {
+                    // Whoever wanted this one may have left.
+                    let _ = sender.send(answer);
+                }
+            }
+        });
+        self.0.set(task.abort_handle()).expect("a convoy departs once");
+    }
+}
+
+impl Drop for Convoy {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
+    }
+}
+
+fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shelf = lock(&self.shelf);
+        f.debug_struct("Cache")
+            .field("inner", &self.inner)
+            .field("bytes", &shelf.bytes)
+            .field("capacity", &shelf.capacity)
+            .field("flights", &shelf.flights.len())
+            .finish()
+    }
+}
+
+#[async_trait]
+impl BlockStore for Cache {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        match self.way(*reference) {
+            Way::Here(block) => Ok(block),
+            Way::Flying(flight) => flight.await,
+        }
+    }
+
+    fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, (Reference, Landed)> {
+        let (mut here, flying) = (Vec::new(), FuturesUnordered::new());
+        for (reference, way) in self.ways(&references) {
+            match way {
+                Way::Here(block) => here.push((reference, Ok(block))),
+                Way::Flying(flight) => flying.push(flight.map(move |landed| (reference, landed))),
+            }
+        }
+        stream::iter(here).chain(flying).boxed()
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        if lock(&self.shelf).kept.contains(reference) {
+            return Ok(true);
+        }
+        self.inner.has(reference).await
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        self.inner.put(reference, block).await
+    }
+
+    async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
+        self.inner.put_many(blocks).await
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        self.inner.sync().await
+    }
+
+    fn concurrency(&self) -> usize {
+        self.inner.concurrency()
+    }
+}

@@ -1,0 +1,246 @@
+//! Blocks in a directory: one file a block, flat, named by the 52 base32 characters of its reference.
+//!
+//! This is the layout of eris-go, and of a USB stick. A block is written under a name that is no reference and then renamed, so
+//! a reader never sees half of one, and a crash leaves no more than a file that is removed later. Works on a directory that
+//! cannot be written.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+
+use super::{Block, BlockStore, Error, Found, Refusal, is_block_size};
+use crate::eris::Reference;
+
+/// Blocks read or written by one blocking task: the hand-over to its thread is then small next to the work.
+const CHUNK: usize = 32;
+/// Tasks at a time: enough to keep a disk's queue filled, few enough to leave blocking threads to others.
+const CHUNKS: usize = 8;
+/// Where blocks are written before they are renamed. Inside the directory, hence on the same file system; a folder, so that
+/// finding leftovers does not mean listing millions of blocks; not base32, so never taken for a block.
+const INCOMING: &str = ".incoming";
+/// A file in [`INCOMING`] this old has been left by a crash: writing a block takes milliseconds.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+/// A directory of blocks: `dir:PATH`.
+///
+/// It is created by the first put. A put of a block that is there costs one `stat`. After [`sync`](BlockStore::sync) (`syncfs`)
+/// all blocks survive a power cut; without it, a power cut may lose the last ones or leave them cut short, which reads as
+/// corrupt and is mended by the next put.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    name: Arc<str>,
+    prepared: Once,
+    written: AtomicU64,
+}
+
+impl Dir {
+    /// The directory at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let name = format!("dir:{}", path.display()).into();
+        Self { shared: Arc::new(Shared { path, name, prepared: Once::new(), written: AtomicU64::new(0) }) }
+    }
+
+    /// Runs `work` where it may wait for a disk.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> T + Send + 'static) -> T {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .expect("file access neither panics nor is aborted")
+    }
+}
+
+impl Shared {
+    fn read(&self, reference: &Reference) -> Result<Block, Error> {
+        let corrupt = |found| Error::Corrupt { reference: *reference, store: self.name.clone(), found };
+        // Not blocking: a named pipe in a foreign directory must not hang the reader.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(self.file(reference));
+        let mut file = opened.map_err(|error| self.failed(Some(reference), error))?;
+        let status = file.metadata().map_err(|error| self.failed(Some(reference), error))?;
+        if !status.is_file() {
+            return Err(corrupt(Found::NoFile));
+        }
+        if !is_block_size(status.len()) {
+            return Err(corrupt(Found::Length(status.len())));
+        }
+        let mut block = vec![0; status.len() as usize];
+        match file.read_exact(&mut block) {
+            Ok(()) => Ok(block.into()),
+            // Cut short between the two calls.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(corrupt(Found::Length(0))),
+            Err(error) => Err(self.failed(Some(reference), error)),
+        }
+    }
+
+    /// Whether a file of a block's length is there. One of another length is the trace of a power cut, and is not the block.
+    fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        match fs::metadata(self.file(reference)) {
+            Ok(status) => Ok(status.is_file() && is_block_size(status.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.failed(Some(reference), error)),
+        }
+    }
+
+    fn write(&self, reference: &Reference, block: &[u8]) -> Result<(), Error> {
+        if self.has(reference)? {
+            return Ok(());
+        }
+        let failed = |error| self.failed_write(reference, error);
+        self.prepare().map_err(failed)?;
+        let serial = self.written.fetch_add(1, Relaxed);
+        let incoming = self.path.join(INCOMING).join(format!("{}-{serial}", std::process::id()));
+        let written = create(&incoming)
+            .and_then(|mut file| file.write_all(block))
+            .and_then(|()| fs::rename(&incoming, self.file(reference)));
+        if written.is_err() {
+            // It is the first error that tells; what cannot be removed now is removed as a leftover.
+            let _ = fs::remove_file(&incoming);
+        }
+        written.map_err(failed)
+    }
+
+    /// Makes the directory if need be, and once in the life of this store removes what crashes have left.
+    fn prepare(&self) -> io::Result<()> {
+        let incoming = self.path.join(INCOMING);
+        if !incoming.is_dir() {
+            fs::create_dir_all(&incoming)?;
+        }
+        self.prepared.call_once(|| remove_leftovers(&incoming));
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let directory = match File::open(&self.path) {
+            // Nothing was ever put.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened,
+        };
+        directory
+            .and_then(|directory| Ok(rustix::fs::syncfs(&directory)?))
+            .map_err(|error| self.failed(None, error))
+    }
+
+    fn file(&self, reference: &Reference) -> PathBuf {
+        self.path.join(reference.to_string())
+    }
+
+    fn failed(&self, reference: Option<&Reference>, error: io::Error) -> Error {
+        let store = self.name.clone();
+        match (error.kind(), reference) {
+            // A directory that is not there (a stick not plugged in) is not the same as a block that is not in it.
+            (ErrorKind::NotFound, Some(&reference)) if self.path.is_dir() => {
+                Error::NotFound { reference, store }
+            }
+            (ErrorKind::PermissionDenied, _) => {
+                Error::Refused { store, reason: Refusal::Denied(error.to_string()) }
+            }
+            _ => Error::Unavailable { reference: reference.copied(), store, source: Arc::new(error) },
+        }
+    }
+
+    fn failed_write(&self, reference: &Reference, error: io::Error) -> Error {
+        match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => {
+                Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly }
+            }
+            ErrorKind::NotFound => Error::Unavailable {
+                reference: Some(*reference),
+                store: self.name.clone(),
+                source: Arc::new(error),
+            },
+            _ => self.failed(Some(reference), error),
+        }
+    }
+}
+
+/// Creates a file; the name may be left over from a process with the same number, which is dead.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).open(path)
+}
+
+fn remove_leftovers(incoming: &Path) {
+    let Ok(entries) = fs::read_dir(incoming) else { return };
+    for entry in entries.flatten() {
+        let age =
+            entry.metadata().and_then(|status| status.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > LEFTOVER_AGE) {
+            // Another process may be doing the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Dir {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        let reference = *reference;
+        self.blocking(move |dir| dir.read(&reference)).await
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        references: Vec<Reference>,
+    ) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
+        let chunks: Vec<Vec<Reference>> = references.chunks(CHUNK).map(<[_]>::to_vec).collect();
+        stream::iter(chunks)
+            .map(move |chunk| {
+                self.blocking(move |dir| {
+                    chunk.into_iter().map(|reference| (reference, dir.read(&reference))).collect::<Vec<_>>()
+                })
+            })
+            .buffer_unordered(CHUNKS)
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        let reference = *reference;
+        self.blocking(move |dir| dir.has(&reference)).await
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        let reference = *reference;
+        self.blocking(move |dir| dir.write(&reference, &block)).await
+    }
+
+    async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
+        let chunks: Vec<Vec<(Reference, Block)>> = blocks.chunks(CHUNK).map(<[_]>::to_vec).collect();
+        stream::iter(chunks.into_iter().map(Ok))
+            .try_for_each_concurrent(CHUNKS, |chunk| {
+                self.blocking(move |dir| {
+                    chunk.iter().try_for_each(|(reference, block)| dir.write(reference, block))
+                })
+            })
+            .await
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        self.blocking(Shared::sync).await
+    }
+
+    fn concurrency(&self) -> usize {
+        CHUNKS
+    }
+}

@@ -1,0 +1,115 @@
+//! Who can give me block R?
+//!
+//! A [`BlockStore`] is a carrier of blocks (a directory, a database, a web server) or a decorator of another one (checking,
+//! caching, trying several in turn). Carriers know how to move bytes and nothing else; whatever holds for all of them is a
+//! decorator, written once. [`open`] turns a URL into a store that never lets a wrong block through.
+
+mod cache;
+mod counted;
+mod dir;
+mod error;
+mod fault;
+mod memory;
+mod retry;
+mod several;
+mod verify;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+
+use crate::eris::{BlockSize, Reference};
+
+pub use cache::Cache;
+pub use counted::{Counted, Counts};
+pub use dir::Dir;
+pub use error::{Error, Found, Refusal, Source};
+pub use fault::{Fault, Faulty};
+pub use memory::Memory;
+pub use retry::Retry;
+pub use several::Several;
+pub use verify::Verify;
+
+/// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
+pub type Block = bytes::Bytes;
+
+/// Somewhere that blocks can be had from, and perhaps put to.
+///
+/// Dropping a future or a stream cancels what it was doing. Every carrier bounds its own waits. Inside a tokio runtime only,
+/// unless a store says otherwise.
+#[async_trait]
+pub trait BlockStore: Send + Sync + fmt::Debug {
+    /// The URL of the store, for messages; without secrets.
+    fn name(&self) -> &str;
+
+    /// The block with this reference. Carriers alone give what they find; [`Verify`] makes it certain.
+    async fn get(&self, reference: &Reference) -> Result<Block, Error>;
+
+    /// Many blocks, in order of arrival: one answer for each reference given, so two for one that was given twice.
+    fn get_many<'a>(
+        &'a self,
+        references: Vec<Reference>,
+    ) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
+        stream::iter(references)
+            .map(move |reference| async move { (reference, self.get(&reference).await) })
+            .buffer_unordered(self.concurrency())
+            .boxed()
+    }
+
+    /// Whether the store holds the block, without fetching it.
+    async fn has(&self, reference: &Reference) -> Result<bool, Error>;
+
+    /// Keeps a block. Putting one that is there already changes nothing and is no error.
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error>;
+
+    /// Keeps many blocks. After an error some of them may be kept.
+    async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
+        let concurrency = self.concurrency();
+        stream::iter(blocks.into_iter().map(Ok))
+            .try_for_each_concurrent(concurrency, |(reference, block)| async move {
+                self.put(&reference, block).await
+            })
+            .await
+    }
+
+    /// Returns once all puts that ended before it would survive a power cut, as far as the store can promise that.
+    async fn sync(&self) -> Result<(), Error>;
+
+    /// How many requests the store likes to have in flight; at least 1.
+    fn concurrency(&self) -> usize;
+}
+
+/// Opens the block store that a URL names: `dir:PATH`, `memory:`.
+///
+/// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
+/// Every block that the store gives has been checked against its reference.
+pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
+    let (scheme, rest) =
+        url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
+    match scheme {
+        "dir" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
+        "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
+        _ => Err(bad_url(url, "known are dir:PATH and memory:")),
+    }
+}
+
+/// Opens several URLs as one store that asks them in the order given ([`Several`]).
+pub fn open_all<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
+    let mut stores = urls.iter().map(|url| open(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    match stores.len() {
+        0 => Err(bad_url("", "no block store was named")),
+        1 => Ok(stores.remove(0)),
+        _ => Ok(Arc::new(Several::new(stores))),
+    }
+}
+
+fn bad_url(url: &str, reason: &str) -> Error {
+    Error::BadUrl { url: url.to_owned(), reason: reason.to_owned() }
+}
+
+/// Whether a block can have this many bytes.
+fn is_block_size(length: u64) -> bool {
+    length == BlockSize::Small.bytes() as u64 || length == BlockSize::Large.bytes() as u64
+}

@@ -1,0 +1,111 @@
+//! A second and a third chance for requests that failed by accident.
+//!
+//! Only what may pass by itself is tried again: a broken connection, a busy server, and once a block that arrived wrong. A store
+//! that kept silent until its time was up is not asked again: the caller has waited enough, and the next store may know.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream::BoxStream};
+
+use super::{Block, BlockStore, Error};
+use crate::eris::Reference;
+
+/// Tries after the first. Three in all outlive a dropped connection and a server's restart behind a proxy; more would only
+/// add load to a server in trouble.
+const MORE_TRIES: u32 = 2;
+/// The wait before the first further try; each later one is four times as long. Half to all of it is waited, by chance, so
+/// that requests that failed together do not come back together.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// A store that is asked again when it fails by accident.
+#[derive(Debug)]
+pub struct Retry {
+    inner: Arc<dyn BlockStore>,
+}
+
+impl Retry {
+    /// Asks `inner` again where that may help.
+    pub fn new(inner: Arc<dyn BlockStore>) -> Self {
+        Self { inner }
+    }
+
+    /// Runs `request` until it succeeds, fails for good, or has had its tries. `last` is the failure of a try already made.
+    async fn tries<T, F>(&self, mut last: Option<Error>, request: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut left = MORE_TRIES;
+        let mut wait = FIRST_WAIT;
+        loop {
+            if let Some(error) = last {
+                left = match error {
+                    Error::Unavailable { .. } if left > 0 => left - 1,
+                    Error::Corrupt { .. } if left == MORE_TRIES => 0,
+                    error => return Err(error),
+                };
+                tokio::time::sleep(jittered(wait)).await;
+                wait *= 4;
+            }
+            match request().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
+            }
+        }
+    }
+}
+
+/// Between half of `wait` and all of it.
+fn jittered(wait: Duration) -> Duration {
+    // Every RandomState has other keys, so the hash of nothing is a random number.
+    let random = (RandomState::new().hash_one(()) >> 32) as u32;
+    wait / 2 + (wait / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[async_trait]
+impl BlockStore for Retry {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        self.tries(None, || self.inner.get(reference)).await
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        references: Vec<Reference>,
+    ) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
+        self.inner
+            .get_many(references)
+            .map(move |(reference, answer)| async move {
+                let answer = match answer {
+                    Ok(block) => Ok(block),
+                    Err(error) => self.tries(Some(error), || self.inner.get(&reference)).await,
+                };
+                (reference, answer)
+            })
+            .buffer_unordered(self.concurrency())
+            .boxed()
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        self.tries(None, || self.inner.has(reference)).await
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        self.tries(None, || self.inner.put(reference, block.clone())).await
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        self.tries(None, || self.inner.sync()).await
+    }
+
+    fn concurrency(&self) -> usize {
+        self.inner.concurrency()
+    }
+}

@@ -1,0 +1,187 @@
+//! Several stores as one, asked in order of preference.
+//!
+//! A store that lacks a block, lies, or does not answer is passed over for the next. That a block is *not found* is said only
+//! when every store said so; otherwise the error names each store with its reason.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream, stream::SelectAll};
+
+use super::{Block, BlockStore, Error};
+use crate::eris::Reference;
+
+/// Several stores in order of preference. A put goes to the first that takes blocks.
+#[derive(Debug)]
+pub struct Several {
+    stores: Vec<Arc<dyn BlockStore>>,
+    name: Arc<str>,
+}
+
+impl Several {
+    /// The stores, best first. Without any, every block is absent.
+    pub fn new(stores: Vec<Arc<dyn BlockStore>>) -> Self {
+        let name = stores.iter().map(|store| store.name()).collect::<Vec<_>>().join(", ").into();
+        Self { stores, name }
+    }
+
+    /// The one error that stands for all.
+    fn all_failed(&self, reference: Reference, mut failures: Vec<Error>) -> Error {
+        if failures.iter().all(|error| matches!(error, Error::NotFound { .. })) {
+            return Error::NotFound { reference, store: self.name.clone() };
+        }
+        match failures.len() {
+            1 => failures.remove(0),
+            _ => Error::AllFailed { reference, failures: failures.into() },
+        }
+    }
+}
+
+type Answer = (Reference, Result<Block, Error>);
+
+/// A batch on its way through the stores.
+struct Batch<'a> {
+    several: &'a Several,
+    /// What the stores that were asked are sending, with their places in the order.
+    running: SelectAll<BoxStream<'a, (usize, Answer)>>,
+    /// The blocks without an answer yet.
+    open: HashMap<Reference, Open>,
+}
+
+/// What is known of a block without an answer.
+#[derive(Default)]
+struct Open {
+    /// How often it was asked for: duplicates are fetched once and answered each.
+    asked: usize,
+    failures: Vec<Error>,
+}
+
+impl<'a> Batch<'a> {
+    fn ask(&mut self, place: usize, references: Vec<Reference>) {
+        self.running
+            .push(self.several.stores[place].get_many(references).map(move |answer| (place, answer)).boxed());
+    }
+
+    /// Everything that has arrived by now, at least one answer; `None` at the end.
+    async fn arrived(&mut self) -> Option<Vec<(usize, Answer)>> {
+        let mut arrived = vec![self.running.next().await?];
+        while let Some(Some(more)) = self.running.next().now_or_never() {
+            arrived.push(more);
+        }
+        Some(arrived)
+    }
+
+    /// Answers that are final; what one store failed to give is asked of the next, together.
+    fn settle(&mut self, arrived: Vec<(usize, Answer)>) -> Vec<Answer> {
+        let mut settled = Vec::with_capacity(arrived.len());
+        let mut next: HashMap<usize, Vec<Reference>> = HashMap::new();
+        for (place, (reference, answer)) in arrived {
+            let Some(open) = self.open.get_mut(&reference) else { continue };
+            let answer = match answer {
+                Ok(block) => Ok(block),
+                Err(error) => {
+                    open.failures.push(error);
+                    if place + 1 < self.several.stores.len() {
+                        next.entry(place + 1).or_default().push(reference);
+                        continue;
+                    }
+                    Err(self.several.all_failed(reference, std::mem::take(&mut open.failures)))
+                }
+            };
+            settled.extend(std::iter::repeat_n((reference, answer), open.asked));
+            self.open.remove(&reference);
+        }
+        for (place, references) in next {
+            self.ask(place, references);
+        }
+        settled
+    }
+}
+
+#[async_trait]
+impl BlockStore for Several {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        let mut failures = Vec::new();
+        for store in &self.stores {
+            match store.get(reference).await {
+                Ok(block) => return Ok(block),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(self.all_failed(*reference, failures))
+    }
+
+    fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, Answer> {
+        if self.stores.is_empty() {
+            let absent = move |reference| (reference, Err(self.all_failed(reference, Vec::new())));
+            return stream::iter(references).map(absent).boxed();
+        }
+        let mut open: HashMap<Reference, Open> = HashMap::with_capacity(references.len());
+        let mut distinct = Vec::with_capacity(references.len());
+        for reference in references {
+            let known = open.entry(reference).or_default();
+            known.asked += 1;
+            if known.asked == 1 {
+                distinct.push(reference);
+            }
+        }
+        let mut batch = Batch { several: self, running: SelectAll::new(), open };
+        batch.ask(0, distinct);
+        stream::unfold(batch, |mut batch| async move {
+            let arrived = batch.arrived().await?;
+            Some((stream::iter(batch.settle(arrived)), batch))
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        let mut failures = Vec::new();
+        for store in &self.stores {
+            match store.has(reference).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        if failures.is_empty() { Ok(false) } else { Err(self.all_failed(*reference, failures)) }
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        let mut failures = Vec::new();
+        for store in &self.stores {
+            match store.put(reference, block.clone()).await {
+                Err(error @ Error::Refused { .. }) => failures.push(error),
+                done => return done,
+            }
+        }
+        Err(self.all_failed(*reference, failures))
+    }
+
+    async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
+        let Some(&(first, _)) = blocks.first() else { return Ok(()) };
+        let mut failures = Vec::new();
+        for store in &self.stores {
+            match store.put_many(blocks.clone()).await {
+                Err(error @ Error::Refused { .. }) => failures.push(error),
+                done => return done,
+            }
+        }
+        Err(self.all_failed(first, failures))
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        for store in &self.stores {
+            store.sync().await?;
+        }
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        self.stores.iter().map(|store| store.concurrency()).max().unwrap_or(1)
+    }
+}
