@@ -93,6 +93,13 @@ struct Session {
 #[error("{0}")]
 struct Usage(String);
 
+/// Another process of ours failed, and said why on the same stderr.
+#[derive(Debug, thiserror::Error)]
+#[error("failed with status {status}")]
+struct SaidAlready {
+    status: u8,
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -102,6 +109,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(SaidAlready { status }) = error.downcast_ref() {
+                return ExitCode::from(*status);
+            }
             eprintln!("erisfs: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }

@@ -1,0 +1,48 @@
+use std::io::{self, Write};
+
+use anyhow::anyhow;
+use clap::Args;
+
+use super::Session;
+use super::view::View;
+use crate::tree::{Kind, Settings};
+
+/// Bytes of one read; the tree fetches ahead by itself.
+const PIECE: u32 = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Cat {
+    #[command(flatten)]
+    view: View,
+    /// HASH-NAME/PATH of a file
+    path: String,
+}
+
+impl Cat {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        session.runtime.block_on(self.copy(session))
+    }
+
+    async fn copy(&self, session: &Session) -> anyhow::Result<()> {
+        let tree = self.view.open(session, Settings::default()).await?;
+        let file = self.view.find(&tree, &self.path).await?;
+        match file.kind {
+            Kind::Regular | Kind::Executable => {}
+            Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path)),
+            Kind::Symlink => {
+                let target = tree.read_link(file.inode, self.view.deadline()).await?;
+                let target = String::from_utf8_lossy(&target);
+                return Err(anyhow!("{} is a link to {target}: name the file itself", self.path));
+            }
+        }
+        let mut offset = 0;
+        let mut out = io::stdout().lock();
+        while offset < file.size {
+            let bytes = tree.read(file.inode, offset, PIECE, self.view.deadline()).await?;
+            out.write_all(&bytes)?;
+            offset += bytes.len() as u64;
+        }
+        out.flush()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::view::{View, kind_name, mode};
+use super::{Session, Usage, print};
+use crate::tree::{Attr, DirEntry, Inode, Kind, Settings, Tree};
+
+/// Entries that are asked for together.
+const BATCH: usize = 1024;
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    #[command(flatten)]
+    view: View,
+    /// Mode, links, size and where links point to
+    #[arg(short)]
+    long: bool,
+    /// Everything below, too
+    #[arg(short = 'R')]
+    recursive: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// HASH-NAME[/PATH] [default: list the store paths]
+    path: Option<String>,
+}
+
+impl Ls {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        session.runtime.block_on(self.list(session))
+    }
+
+    async fn list(&self, session: &Session) -> anyhow::Result<()> {
+        let path = self.path.as_deref().unwrap_or("");
+        if self.view.has_no_catalog() && !path.starts_with("urn:") {
+            return Err(Usage("no catalog: give --catalog URN".into()).into());
+        }
+        let tree = self.view.open(session, Settings::default()).await?;
+        let top = self.view.find(&tree, path).await?;
+        if top.kind != Kind::Directory {
+            return self.line(&tree, path, &top).await;
+        }
+        let path = path.trim_end_matches('/');
+        let mut folders = vec![(path.to_owned(), top.inode)];
+        let mut first = true;
+        while let Some((path, inode)) = folders.pop() {
+            if self.recursive && !self.json {
+                let blank = if first { "" } else { "\n" };
+                print(format_args!("{blank}{}:", if path.is_empty() { "." } else { &path }))?;
+            }
+            first = false;
+            let mut below = self.list_directory(&tree, &path, inode).await?;
+            below.reverse();
+            folders.extend(below);
+        }
+        Ok(())
+    }
+
+    /// Prints one directory; gives the directories in it if they are wanted too.
+    async fn list_directory(
+        &self,
+        tree: &Tree,
+        path: &str,
+        inode: Inode,
+    ) -> anyhow::Result<Vec<(String, Inode)>> {
+        let mut below = Vec::new();
+        let mut cookie = 0;
+        loop {
+            let entries = tree.read_dir(inode, cookie, BATCH, self.view.deadline()).await?;
+            let Some(last) = entries.last() else { return Ok(below) };
+            cookie = last.cookie;
+            for DirEntry { name, attr, .. } in entries {
+                if name == b"." || name == b".." {
+                    continue;
+                }
+                let name = String::from_utf8_lossy(&name).into_owned();
+                let full = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                self.line(tree, if self.json { &full } else { &name }, &attr).await?;
+                if self.recursive && attr.kind == Kind::Directory {
+                    below.push((full, attr.inode));
+                }
+            }
+        }
+    }
+
+    async fn line(&self, tree: &Tree, name: &str, attr: &Attr) -> anyhow::Result<()> {
+        let target = match attr.kind {
+            Kind::Symlink if self.long || self.json => {
+                let target = tree.read_link(attr.inode, self.view.deadline()).await?;
+                Some(String::from_utf8_lossy(&target).into_owned())
+            }
+            _ => None,
+        };
+        if self.json {
+            return print(Value::Object(describe(name, attr, target)));
+        }
+        if !self.long {
+            return print(name);
+        }
+        let (mode, links, size) = (mode(attr.kind), attr.links, attr.size);
+        match target {
+            Some(target) => print(format_args!("{mode} {links:>3} {size:>12} {name} -> {target}")),
+            None => print(format_args!("{mode} {links:>3} {size:>12} {name}")),
+        }
+    }
+}
+
+/// A node as JSON, with the words of Nix's `.ls`.
+pub(super) fn describe(name: &str, attr: &Attr, target: Option<String>) -> Map<String, Value> {
+    let mut fields = Map::new();
+    fields.insert("path".into(), json!(name));
+    fields.insert("type".into(), json!(kind_name(attr.kind)));
+    match attr.kind {
+        Kind::Directory => {}
+        Kind::Symlink => drop(fields.insert("target".into(), json!(target))),
+        Kind::Regular | Kind::Executable => {
+            fields.insert("size".into(), json!(attr.size));
+            fields.insert("executable".into(), json!(attr.kind == Kind::Executable));
+        }
+    }
+    fields
+}

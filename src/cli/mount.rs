@@ -1,0 +1,132 @@
+use std::fs::File;
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::view::View;
+use super::{SaidAlready, Session, Usage};
+use crate::fuse::{Mounted, Options};
+use crate::tree::Settings;
+
+/// What the process in the background says on its stdout once the mount is up.
+const READY: &str = "ready";
+/// How often to look whether somebody else unmounted it.
+const LOOK: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct Mount {
+    #[command(flatten)]
+    view: View,
+    /// Mount options, separated by commas: timeout=SECONDS, symlinks=relative, allow_other, uid=N, ...
+    #[arg(short = 'o', value_name = "OPT,...")]
+    options: Vec<String>,
+    /// Stay in the foreground until Ctrl-C or until it is unmounted
+    #[arg(long, short)]
+    foreground: bool,
+    /// Append the log to this file; in the background there is none otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
+    log: Option<PathBuf>,
+    /// How the process in the foreground starts the one in the background
+    #[arg(long, hide = true)]
+    background: bool,
+    /// An existing directory
+    mountpoint: PathBuf,
+}
+
+impl Mount {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let options = Options::parse(self.options.iter().map(String::as_str))
+            .map_err(|error| Usage(error.to_string()))?;
+        match self.foreground || self.background {
+            true => session.runtime.block_on(self.serve(session, &options)),
+            false => self.start(),
+        }
+    }
+
+    async fn serve(&self, session: &Session, options: &Options) -> anyhow::Result<()> {
+        // Before mounting: a signal in between must not leave the mount behind.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
+        let tree = self.view.open(session, settings).await?;
+        let runtime = session.runtime.handle().clone();
+        let mounted = Mounted::new(tree, &self.mountpoint, options, runtime)?;
+        if self.background {
+            rustix::process::setsid().context("cannot leave the terminal")?;
+            println!("{READY}");
+            leave_terminal()?;
+        } else {
+            eprintln!("mounted at {}", mounted.mountpoint().display());
+        }
+        let ended = async {
+            while !mounted.has_ended() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+            () = ended => {}
+        }
+        tokio::task::spawn_blocking(|| mounted.unmount()).await??;
+        Ok(())
+    }
+
+    /// Starts this program again in the background, and waits until the mount is up.
+    fn start(&self) -> anyhow::Result<()> {
+        let log = match &self.log {
+            Some(path) => Stdio::from(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .with_context(|| path.display().to_string())?,
+            ),
+            None => Stdio::inherit(),
+        };
+        let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        let place = arguments.iter().position(|argument| argument == "mount").map_or(0, |at| at + 1);
+        arguments.insert(place, "--background".into());
+        let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("cannot start the process in the background")?;
+        let stdout = child.stdout.take().ok_or_else(|| anyhow!("no pipe to the background"))?;
+        let mut line = String::new();
+        io::BufReader::new(stdout).read_line(&mut line)?;
+        if line.trim_end() == READY {
+            return Ok(());
+        }
+        let status = child.wait()?;
+        match &self.log {
+            Some(log) => Err(anyhow!("not mounted; {} says why", log.display())),
+            None => Err(SaidAlready { status: status.code().unwrap_or(1) as u8 }.into()),
+        }
+    }
+}
+
+/// Lets go of the directory and of what the terminal (or a waiting script) holds.
+fn leave_terminal() -> anyhow::Result<()> {
+    io::stdout().flush()?;
+    std::env::set_current_dir(Path::new("/"))?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let is_log = rustix::fs::fstat(io::stderr()).is_ok_and(|stderr| {
+        rustix::fs::FileType::from_raw_mode(stderr.st_mode) == rustix::fs::FileType::RegularFile
+    });
+    if !is_log {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::ls::describe;
+use super::view::{View, kind_name, mode};
+use super::{Session, print};
+use crate::tree::{Kind, Settings, XATTR_PREFIX};
+
+#[derive(Debug, Args)]
+pub(super) struct Stat {
+    #[command(flatten)]
+    view: View,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// HASH-NAME[/PATH]
+    path: String,
+}
+
+impl Stat {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        session.runtime.block_on(self.tell(session))
+    }
+
+    async fn tell(&self, session: &Session) -> anyhow::Result<()> {
+        let tree = self.view.open(session, Settings::default()).await?;
+        let attr = self.view.find(&tree, &self.path).await?;
+        let target = match attr.kind {
+            Kind::Symlink => Some(tree.read_link(attr.inode, self.view.deadline()).await?),
+            _ => None,
+        };
+        let target = target.map(|target| String::from_utf8_lossy(&target).into_owned());
+        let mut known = Vec::new();
+        for name in tree.xattr_names(attr.inode, self.view.deadline()).await? {
+            let value = tree.xattr(attr.inode, name.as_bytes(), self.view.deadline()).await?;
+            let short = name.strip_prefix(XATTR_PREFIX).unwrap_or(&name).to_owned();
+            known.extend(value.map(|value| (short, value)));
+        }
+        let inode = u64::from(attr.inode);
+        if self.json {
+            let mut fields = describe(&self.path, &attr, target);
+            fields.insert("inode".into(), json!(inode));
+            fields.insert("links".into(), json!(attr.links));
+            fields.extend(known.into_iter().map(|(name, value)| (name, json!(value))));
+            return print(Value::Object(fields));
+        }
+        print(format_args!("path       {}", self.path))?;
+        print(format_args!("type       {}", kind_name(attr.kind)))?;
+        print(format_args!("mode       {}", mode(attr.kind)))?;
+        print(format_args!("size       {}", attr.size))?;
+        print(format_args!("links      {}", attr.links))?;
+        print(format_args!("inode      {inode}"))?;
+        if let Some(target) = target {
+            print(format_args!("target     {target}"))?;
+        }
+        for (name, value) in known {
+            print(format_args!("{name:<10} {value}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! What `ls`, `cat`, `stat`, `mount` and `serve` share: block stores and catalogs become a [`Tree`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::Args;
+
+use super::{Blocks, Session, Usage};
+use crate::block::Cache;
+use crate::content::{Deadline, Fetch};
+use crate::eris::ReadCapability;
+use crate::store::{HashPart, StorePath};
+use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
+
+/// Memory for blocks as they travel.
+const BLOCK_BYTES: usize = 32 << 20;
+/// Memory for decoded interior nodes: those of 16 GiB of content.
+pub(super) const NODE_BYTES: usize = 32 << 20;
+
+/// Where blocks are, and which catalogs say what they mean.
+#[derive(Debug, Args)]
+pub(super) struct View {
+    #[command(flatten)]
+    pub(super) blocks: Blocks,
+    /// A catalog that `publish` printed (repeatable, the first that lists a path wins)
+    #[arg(long = "catalog", value_name = "URN")]
+    catalogs: Vec<String>,
+    /// Give up on what has not come after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
+}
+
+impl View {
+    /// Opens all catalogs.
+    pub(super) async fn open(&self, session: &Session, settings: Settings) -> anyhow::Result<Arc<Tree>> {
+        let capabilities = self.catalogs.iter().map(|urn| {
+            let parsed = urn.parse::<ReadCapability>();
+            parsed.map_err(|error| Usage(format!("--catalog {urn}: {error}")))
+        });
+        let capabilities = capabilities.collect::<Result<Vec<_>, _>>()?;
+        let store = Arc::new(Cache::new(self.blocks.open(session)?, BLOCK_BYTES));
+        let fetch = Fetch::new(store, NODE_BYTES);
+        let opened = capabilities
+            .into_iter()
+            .map(|capability| Catalog::open(fetch.clone(), capability, self.deadline()));
+        let catalogs = futures::future::try_join_all(opened).await?;
+        Ok(Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)))
+    }
+
+    /// When to give up on something that begins now.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(Duration::from_secs(self.timeout.into()))
+    }
+
+    /// Whether no catalog was given.
+    pub(super) fn has_no_catalog(&self) -> bool {
+        self.catalogs.is_empty()
+    }
+
+    /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
+    pub(super) async fn find(&self, tree: &Tree, path: &str) -> anyhow::Result<Attr> {
+        let mut path = path;
+        if let Some(store_dir) = tree.catalogs().store_dir()
+            && let Some(rest) = path.strip_prefix(store_dir.as_str())
+        {
+            path = rest.trim_start_matches('/');
+        }
+        let mut at = tree.attr(Inode::ROOT, self.deadline()).await?;
+        let mut seen = String::new();
+        for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
+            let missing = || anyhow!("{path}: no catalog lists it, or it has no {name}");
+            if at.kind != Kind::Directory {
+                return Err(anyhow!("{seen} is not a directory"));
+            }
+            let full = match at.inode {
+                Inode::ROOT => self.full_name(tree, name).await?.ok_or_else(missing)?,
+                _ => name.to_owned(),
+            };
+            at = tree.lookup(at.inode, full.as_bytes(), self.deadline()).await?.ok_or_else(missing)?;
+            seen = format!("{seen}/{name}");
+        }
+        Ok(at)
+    }
+
+    async fn full_name(&self, tree: &Tree, name: &str) -> anyhow::Result<Option<String>> {
+        if name.parse::<StorePath>().is_ok() || name.starts_with("urn:") {
+            return Ok(Some(name.to_owned()));
+        }
+        let hash_part: HashPart = name
+            .parse()
+            .map_err(|_| Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected")))?;
+        let found = tree.catalogs().find(hash_part, self.deadline()).await?;
+        Ok(found.map(|(path, _)| path.to_string()))
+    }
+}
+
+/// The mode as `ls -l` shows it.
+pub(super) fn mode(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory => "dr-xr-xr-x",
+        Kind::Regular => "-r--r--r--",
+        Kind::Executable => "-r-xr-xr-x",
+        Kind::Symlink => "lrwxrwxrwx",
+    }
+}
+
+/// The kind as JSON output names it.
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory => "directory",
+        Kind::Regular | Kind::Executable => "regular",
+        Kind::Symlink => "symlink",
+    }
+}
