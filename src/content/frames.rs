@@ -7,17 +7,7 @@ use futures::FutureExt;
 
 use super::{ByteLru, Content, Deadline, Error, Flights};
 use crate::compress;
-
-/// One compressed frame of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    /// Its number in the object.
-    pub number: u32,
-    /// Where it stands in the encoded object.
-    pub packed: std::ops::Range<u64>,
-    /// How many bytes it decodes to.
-    pub length: u32,
-}
+use crate::nar::seekable::Frame;
 
 type Key = (u64, u32);
 
@@ -36,7 +26,7 @@ impl FrameCache {
 
     /// The decoded bytes of `frame`. Ready at once when it is in the cache.
     pub async fn get(&self, content: &Arc<Content>, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
-        let key = (content.id(), frame.number);
+        let key = (content.id(), frame.index);
         loop {
             if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key) {
                 return Ok(bytes.clone());
@@ -44,7 +34,7 @@ impl FrameCache {
             let flight = self.flights.join(key, || {
                 let (decoded, content, frame) = (self.decoded.clone(), content.clone(), frame.clone());
                 async move {
-                    let bytes = decode(&content, &frame, deadline).await?;
+                    let bytes = decode_frame(&content, &frame, deadline).await?;
                     let weight = bytes.len();
                     decoded.lock().expect("no panic while held").put(key, bytes.clone(), weight);
                     Ok(bytes)
@@ -60,11 +50,13 @@ impl FrameCache {
     }
 }
 
-async fn decode(content: &Content, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
-    let packed = content.read_at(frame.packed.clone(), deadline).await?;
-    compress::decode_frame(&packed, frame.length as usize).map(Bytes::from).map_err(|source| Error::Frame {
+/// Reads and decodes one frame, past the cache.
+pub async fn decode_frame(content: &Content, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
+    let compressed = content.read_at(frame.compressed.clone(), deadline).await?;
+    let length = (frame.decompressed.end - frame.decompressed.start) as usize;
+    compress::decode_frame(&compressed, length).map(Bytes::from).map_err(|source| Error::Frame {
         urn: content.name(),
-        offset: frame.packed.start,
+        offset: frame.compressed.start,
         source: Arc::new(source),
     })
 }

@@ -11,7 +11,7 @@ mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
-pub use frames::{Frame, FrameCache};
+pub use frames::{FrameCache, decode_frame};
 pub use lru::ByteLru;
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};

@@ -3,6 +3,7 @@
 //! A seekable NAR brings its listing along at its end; for a plain NAR the tree is found by walking the
 //! headers and hopping over the contents. What is no NAR at all is shown as one file.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -10,16 +11,20 @@ use bytes::{Bytes, BytesMut};
 use super::Error;
 use super::inode::MAX_NODES;
 use crate::compress::Compression;
-use crate::content::{Content, Deadline, Fetch, Frame, FrameCache, Limits};
+use crate::content::{self, Content, Deadline, Fetch, FrameCache, Limits};
 use crate::eris::ReadCapability;
-use crate::nar::listing::Kind;
-use crate::nar::seekable::{SeekTable, Tail, TailStep};
-use crate::nar::{Builder, Indexer, Listing, NodeId};
+use crate::nar::seekable::{SeekTable, Tail, TailError, read_listing};
+use crate::nar::{Builder, Indexer, Kind, Listing, ListingError, NodeId};
 
 /// What the seek table and the listing of most paths fit into, so that they come with the last block.
 const TAIL: u64 = 64 * 1024;
 /// The first step of a walk over the headers of a plain NAR, and the largest one.
 const STEP: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024;
+
+/// Memory of an entry of a seek table.
+const SEEK_ENTRY: usize = 16;
+/// What every NAR begins with: the length of the word, and the word.
+const NAR_START: &[u8] = b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0";
 
 /// What is known of an object before it is opened.
 #[derive(Debug, Clone)]
@@ -88,7 +93,7 @@ impl Object {
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
         let table = match &self.form {
-            Form::Seekable(table) => table.memory(),
+            Form::Seekable(table) => table.len() as usize * SEEK_ENTRY,
             Form::File | Form::Nar => 0,
         };
         self.listing.memory() + table + size_of::<Self>()
@@ -103,9 +108,7 @@ impl Object {
         frames: &FrameCache,
         deadline: Deadline,
     ) -> Result<Bytes, Error> {
-        let Kind::File { size, offset: start, .. } = self.listing.kind(node) else {
-            return Err(Error::IsDirectory);
-        };
+        let Some((start, size)) = self.extent(node) else { return Err(Error::IsDirectory) };
         let from = offset.min(size);
         let to = offset.saturating_add(length).min(size);
         let read = self.read_range(start + from..start + to, frames, deadline).await;
@@ -115,21 +118,19 @@ impl Object {
     /// Bytes of the NAR (of the file, where it is no NAR).
     pub async fn read_range(
         &self,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
         frames: &FrameCache,
         deadline: Deadline,
-    ) -> Result<Bytes, crate::content::Error> {
+    ) -> Result<Bytes, content::Error> {
         let Form::Seekable(table) = &self.form else {
             return self.content.read_at(range, deadline).await;
         };
-        let covering = table.frames_covering(range.clone());
-        let reads = covering.iter().map(|frame| {
-            let wanted = range.start.max(frame.unpacked.start)..range.end.min(frame.unpacked.end);
-            let within = (wanted.start - frame.unpacked.start) as usize;
-            let until = (wanted.end - frame.unpacked.start) as usize;
+        let reads = table.frames_covering(range.clone()).map(|frame| {
+            let start = range.start.max(frame.decompressed.start) - frame.decompressed.start;
+            let end = range.end.min(frame.decompressed.end) - frame.decompressed.start;
             async move {
-                let bytes = frames.get(&self.content, &as_frame(frame), deadline).await?;
-                Ok(bytes.slice(within..until))
+                let bytes = frames.get(&self.content, &frame, deadline).await?;
+                Ok(bytes.slice(start as usize..end as usize))
             }
         });
         let parts: Vec<Bytes> = futures::future::try_join_all(reads).await?;
@@ -147,15 +148,24 @@ impl Object {
     pub async fn warm(
         &self,
         node: NodeId,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
         frames: &FrameCache,
         deadline: Deadline,
-    ) -> Result<(), crate::content::Error> {
-        let Kind::File { size, offset: start, .. } = self.listing.kind(node) else { return Ok(()) };
+    ) -> Result<(), content::Error> {
+        let Some((start, size)) = self.extent(node) else { return Ok(()) };
         let range = start + range.start.min(size)..start + range.end.min(size);
         match &self.form {
             Form::Seekable(_) => self.read_range(range, frames, deadline).await.map(drop),
             Form::File | Form::Nar => self.content.warm(range, deadline).await,
+        }
+    }
+
+    /// Where the contents of a file begin, and their size; `None` for what is no file.
+    fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
+        match (self.listing.kind(node), &self.form) {
+            (Kind::File { size, .. }, Form::File) => Some((0, size)),
+            (Kind::File { size, offset, .. }, _) => Some((offset, size)),
+            _ => None,
         }
     }
 
@@ -168,10 +178,168 @@ impl Object {
     }
 }
 
-fn as_frame(frame: &crate::nar::seekable::Frame) -> Frame {
-    Frame {
-        number: frame.number,
-        packed: frame.packed.clone(),
-        length: (frame.unpacked.end - frame.unpacked.start) as u32,
+/// Why a content is not the archive that it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The end of the object is broken.
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    /// The headers of the NAR are broken.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    /// A compressed object that was not published for random access.
+    #[error("it is compressed as one piece, without a seek table, which this version cannot read")]
+    NotSeekable,
+    /// The NAR is larger or smaller than its narinfo says.
+    #[error("the NAR has {found} bytes, but its narinfo says {expected}")]
+    NarSize {
+        /// As the narinfo has it.
+        expected: u64,
+        /// As the object has it.
+        found: u64,
+    },
+    /// More nodes than inode numbers.
+    #[error("{found} files and directories are more than the {MAX_NODES} that a mount can number")]
+    TooManyNodes {
+        /// How many there are.
+        found: usize,
+    },
+}
+
+/// An object on its way to being open.
+struct Opening {
+    expected: Expected,
+    deadline: Deadline,
+}
+
+impl Opening {
+    async fn find_form(&self, content: &Content) -> Result<(Form, Listing), Error> {
+        match self.expected.form {
+            Some(Compression::None) => self.walk(content, None).await.map(|listing| (Form::Nar, listing)),
+            Some(Compression::Zstd) => match self.tail(content).await? {
+                Some(found) => self.seekable(content, found).await,
+                None => Err(self.fault(Fault::NotSeekable)),
+            },
+            None => self.guess(content).await,
+        }
     }
+
+    /// What a content is that was named by its URN alone. What is no sound archive is a file.
+    async fn guess(&self, content: &Content) -> Result<(Form, Listing), Error> {
+        let start = self.read(content, 0..content.length().min(NAR_START.len() as u64)).await?;
+        if start == NAR_START {
+            match self.walk(content, None).await {
+                Ok(listing) => return Ok((Form::Nar, listing)),
+                Err(Error::Object { .. }) => return Ok((Form::File, single_file(content.length()))),
+                Err(error) => return Err(error),
+            }
+        }
+        match self.tail(content).await {
+            Ok(Some(found @ (_, Some(_)))) => match self.seekable(content, found).await {
+                Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+                answer => answer,
+            },
+            Ok(_) | Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Seek table, and where the listing is; `None` if the object has no seek table.
+    async fn tail(&self, content: &Content) -> Result<Option<(SeekTable, Option<Bytes>)>, Error> {
+        let length = content.length();
+        let mut wanted = TAIL.min(length);
+        loop {
+            let last = self.read(content, length - wanted..length).await?;
+            match Tail::parse(&last, length).map_err(|error| self.fault(error.into()))? {
+                Tail::Needs(more) => wanted = more,
+                Tail::Absent => return Ok(None),
+                Tail::Seekable { table, listing } => {
+                    let first = length - wanted;
+                    let listing = listing.map(|listing| {
+                        last.slice((listing.start - first) as usize..(listing.end - first) as usize)
+                    });
+                    return Ok(Some((table, listing)));
+                }
+            }
+        }
+    }
+
+    async fn seekable(
+        &self,
+        content: &Content,
+        (table, listing): (SeekTable, Option<Bytes>),
+    ) -> Result<(Form, Listing), Error> {
+        let nar_size = table.content_size();
+        if let Some(expected) = self.expected.nar_size
+            && expected != nar_size
+        {
+            return Err(self.fault(Fault::NarSize { expected, found: nar_size }));
+        }
+        let listing = match listing {
+            None => self.walk(content, Some(&table)).await?,
+            // A large listing takes a while to parse; no other request should wait for that.
+            Some(packed) => tokio::task::spawn_blocking(move || read_listing(&packed, nar_size))
+                .await
+                .expect("parsing does not panic")
+                .map_err(|error| self.fault(error.into()))?,
+        };
+        Ok((Form::Seekable(table), listing))
+    }
+
+    /// Finds the tree by reading the headers of the NAR and hopping over the contents of its files.
+    async fn walk(&self, content: &Content, table: Option<&SeekTable>) -> Result<Listing, Error> {
+        let size = table.map_or(content.length(), SeekTable::content_size);
+        let mut indexer = Indexer::new();
+        let mut step = *STEP.start();
+        let mut seen = 0;
+        while let Some(wanted) = indexer.wants().filter(|wanted| *wanted < size) {
+            // Small files close together are read through, large ones hopped over.
+            step = if wanted > seen { *STEP.start() } else { (step * 2).min(*STEP.end()) };
+            let range = wanted..wanted.saturating_add(step).min(size);
+            let bytes = match table {
+                None => self.read(content, range.clone()).await?,
+                Some(table) => self.read_frames(content, table, range.clone()).await?,
+            };
+            indexer.feed(wanted, &bytes).map_err(|error| self.fault(error.into()))?;
+            seen = range.end;
+        }
+        indexer.finish().map_err(|error| self.fault(error.into()))
+    }
+
+    /// Bytes of the NAR from the frames that hold them: for archives of others, without a listing.
+    async fn read_frames(
+        &self,
+        content: &Content,
+        table: &SeekTable,
+        range: Range<u64>,
+    ) -> Result<Bytes, Error> {
+        let mut bytes = BytesMut::new();
+        for frame in table.frames_covering(range.clone()) {
+            let decoded = content::decode_frame(content, &frame, self.deadline).await;
+            let decoded = decoded.map_err(|source| self.read_error(source))?;
+            let start = range.start.max(frame.decompressed.start) - frame.decompressed.start;
+            let end = range.end.min(frame.decompressed.end) - frame.decompressed.start;
+            bytes.extend_from_slice(&decoded[start as usize..end as usize]);
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn read(&self, content: &Content, range: Range<u64>) -> Result<Bytes, Error> {
+        content.read_at(range, self.deadline).await.map_err(|source| self.read_error(source))
+    }
+
+    fn read_error(&self, source: content::Error) -> Error {
+        Error::Read { name: self.expected.name.clone(), source }
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        Error::Object { name: self.expected.name.clone(), fault: Arc::new(fault) }
+    }
+}
+
+/// The tree of a content that is no archive.
+fn single_file(length: u64) -> Listing {
+    let mut builder = Builder::new();
+    builder.file(b"", false, length).expect("a lone file is a valid tree");
+    builder.finish().expect("a lone file is a complete tree")
 }
