@@ -1,0 +1,250 @@
+//! The view without a kernel: what is looked up, listed and read through a catalog is what was published.
+
+#[path = "support/shelf.rs"]
+mod shelf;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use erisfs::block::{BlockStore, Cache, Counted, Fault, Faulty};
+use erisfs::content::{Deadline, Fetch};
+use erisfs::eris::{BlockSize, ReadCapability};
+use erisfs::tree::{Attr, Catalog, Catalogs, Error, Inode, Kind, Settings, Symlinks, Tree};
+use shelf::Shelf;
+use tempfile::TempDir;
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+/// A tree with everything that a NAR can hold.
+fn specimen() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("bin")).unwrap();
+    fs::create_dir_all(at("share/empty")).unwrap();
+    fs::write(at("bin/tool"), b"#!/bin/sh\necho hello\n").unwrap();
+    fs::set_permissions(at("bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(at("share/nothing"), b"").unwrap();
+    fs::write(at("share/noise"), noise(300_000)).unwrap();
+    symlink("/nix/store/00000000000000000000000000000000-other/lib", at("share/absolute")).unwrap();
+    symlink("../bin/tool", at("share/relative")).unwrap();
+    for number in 0..300 {
+        fs::write(at(&format!("share/small-{number}")), noise(number * 7)).unwrap();
+    }
+    dir
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = length as u64 + 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+async fn open(store: Arc<dyn BlockStore>, catalogs: &[ReadCapability], settings: Settings) -> Tree {
+    let fetch = Fetch::new(Arc::new(Cache::new(store, 16 << 20)), 1 << 20);
+    let mut opened = Vec::new();
+    for catalog in catalogs {
+        opened.push(Catalog::open(fetch.clone(), catalog.clone(), soon()).await.unwrap());
+    }
+    Tree::new(fetch, Catalogs::new(opened), settings)
+}
+
+async fn find(tree: &Tree, path: &str) -> Option<Attr> {
+    let mut at = tree.attr(Inode::ROOT, soon()).await.unwrap();
+    for name in path.split('/') {
+        at = tree.lookup(at.inode, name.as_bytes(), soon()).await.unwrap()?;
+    }
+    Some(at)
+}
+
+async fn read_all(tree: &Tree, attr: Attr) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < attr.size {
+        bytes.extend_from_slice(&tree.read(attr.inode, bytes.len() as u64, 40_000, soon()).await?);
+    }
+    Ok(bytes)
+}
+
+/// Names of a directory, read in pieces of `piece`.
+async fn names(tree: &Tree, inode: Inode, piece: usize) -> Vec<String> {
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        let entries = tree.read_dir(inode, cookie, piece, soon()).await.unwrap();
+        let Some(last) = entries.last() else { return names };
+        cookie = last.cookie;
+        names.extend(entries.iter().map(|entry| String::from_utf8(entry.name.clone()).unwrap()));
+    }
+}
+
+/// Compares everything below `attr` with the directory on disk.
+async fn assert_equal(tree: &Tree, attr: Attr, disk: &Path) {
+    let mut pending = vec![(attr, disk.to_owned())];
+    while let Some((attr, disk)) = pending.pop() {
+        let metadata = fs::symlink_metadata(&disk).unwrap();
+        assert_eq!(tree.attr(attr.inode, soon()).await.unwrap(), attr);
+        match attr.kind {
+            Kind::Directory => {
+                let mut expected: Vec<String> = fs::read_dir(&disk)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                    .collect();
+                expected.sort();
+                let listed = names(tree, attr.inode, 7).await;
+                assert_eq!(listed[..2], [".", ".."]);
+                assert_eq!(listed[2..], expected);
+                let below = expected.iter().filter(|name| disk.join(name).is_dir() && !disk.join(name).is_symlink());
+                assert_eq!(attr.links as usize, 2 + below.count());
+                for name in expected {
+                    let found = tree.lookup(attr.inode, name.as_bytes(), soon()).await.unwrap();
+                    pending.push((found.unwrap(), disk.join(name)));
+                }
+            }
+            Kind::Regular | Kind::Executable => {
+                assert_eq!(metadata.permissions().mode() & 0o100 != 0, attr.kind == Kind::Executable);
+                assert_eq!(read_all(tree, attr).await.unwrap(), fs::read(&disk).unwrap());
+            }
+            Kind::Symlink => {
+                let target = tree.read_link(attr.inode, soon()).await.unwrap();
+                assert_eq!(target, fs::read_link(&disk).unwrap().into_os_string().into_encoded_bytes());
+                assert_eq!(attr.size, target.len() as u64);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_published_tree_reads_back() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let seekable = shelf.add("seekable", disk.path());
+    let plain = shelf.add_plain("plain", disk.path());
+    let file = shelf.add("file", &disk.path().join("bin/tool"));
+    let link = shelf.add("link", &disk.path().join("share/relative"));
+    let catalog = shelf.catalog();
+    let tree = open(shelf.blocks.clone(), &[catalog], Settings::default()).await;
+    for path in [&seekable, &plain] {
+        assert_equal(&tree, find(&tree, &path.to_string()).await.unwrap(), disk.path()).await;
+    }
+    assert_equal(&tree, find(&tree, &file.to_string()).await.unwrap(), &disk.path().join("bin/tool")).await;
+    assert_equal(&tree, find(&tree, &link.to_string()).await.unwrap(), &disk.path().join("share/relative")).await;
+}
+
+#[tokio::test]
+async fn the_root_lists_every_store_path_once_and_in_order() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let tool = disk.path().join("bin/tool");
+    let mut expected: Vec<String> =
+        (0..2500).map(|number| shelf.add_plain(&format!("p{number}"), &tool).to_string()).collect();
+    let first = shelf.catalog();
+    expected.push(shelf.add_plain("one-more", &tool).to_string());
+    let second = shelf.catalog();
+    expected.sort();
+    let tree = open(shelf.blocks.clone(), &[second, first], Settings::default()).await;
+    for piece in [1000, 64] {
+        assert_eq!(names(&tree, Inode::ROOT, piece).await[2..], expected);
+    }
+}
+
+#[tokio::test]
+async fn inode_numbers_are_the_same_after_a_restart() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("seekable", disk.path()).to_string();
+    let catalog = shelf.catalog();
+    let mut seen: Vec<BTreeMap<String, u64>> = Vec::new();
+    for order in [["share/noise", "bin/tool", "share"], ["bin/tool", "share", "share/noise"]] {
+        let tree = open(shelf.blocks.clone(), &[catalog.clone()], Settings::default()).await;
+        let mut numbers = BTreeMap::new();
+        for name in order {
+            let found = find(&tree, &format!("{path}/{name}")).await.unwrap();
+            numbers.insert(name.to_owned(), found.inode.into());
+        }
+        seen.push(numbers);
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0].values().collect::<std::collections::HashSet<_>>().len(), 3);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_found_missing_without_opening_anything() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("seekable", disk.path()).to_string();
+    let catalog = shelf.catalog();
+    let counted = Arc::new(Counted::new(shelf.blocks.clone()));
+    let tree = open(counted.clone(), &[catalog], Settings::default()).await;
+    for name in [".git", "autorun.inf", "urn:eris:", "\u{e9}", &path[..32], &format!("{path}x")] {
+        assert_eq!(find(&tree, name).await, None, "{name}");
+    }
+    assert!(find(&tree, &path).await.is_some());
+    let before = counted.counts().requests();
+    assert_eq!(find(&tree, "0123456789abcdfghijklmnpqrsvwxyz-nothing").await, None);
+    assert_eq!(counted.counts().requests(), before);
+}
+
+#[tokio::test]
+async fn any_content_is_found_under_its_urn() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let mut nar = Vec::new();
+    erisfs::nar::dump(disk.path(), &mut nar).unwrap();
+    let archive = shelf.put(&nar, BlockSize::Large);
+    let text = shelf.put(b"no archive", BlockSize::Small);
+    let cut = shelf.put(&nar[..nar.len() / 2], BlockSize::Large);
+    let tree = open(shelf.blocks.clone(), &[shelf.catalog()], Settings::default()).await;
+    assert_equal(&tree, find(&tree, &archive.to_string()).await.unwrap(), disk.path()).await;
+    let file = find(&tree, &text.to_string()).await.unwrap();
+    assert_eq!(read_all(&tree, file).await.unwrap(), b"no archive");
+    let file = find(&tree, &cut.to_string()).await.unwrap();
+    assert_eq!(read_all(&tree, file).await.unwrap(), nar[..nar.len() / 2]);
+}
+
+#[tokio::test]
+async fn absolute_links_lead_into_the_mount_where_that_is_asked_for() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("seekable", disk.path()).to_string();
+    let settings = Settings { symlinks: Symlinks::Relative, ..Settings::default() };
+    let tree = open(shelf.blocks.clone(), &[shelf.catalog()], settings).await;
+    let link = find(&tree, &format!("{path}/share/absolute")).await.unwrap();
+    let target = tree.read_link(link.inode, soon()).await.unwrap();
+    assert_eq!(target, "../../00000000000000000000000000000000-other/lib");
+    assert_eq!(link.size, target.len() as u64);
+    let link = find(&tree, &format!("{path}/share/relative")).await.unwrap();
+    assert_eq!(tree.read_link(link.inode, soon()).await.unwrap(), "../bin/tool");
+}
+
+#[tokio::test]
+async fn a_bad_block_spoils_one_file_and_the_error_says_which_block_of_which_path() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("seekable", disk.path()).to_string();
+    let fault = Arc::new(Fault::new(shelf.blocks.clone()));
+    let tree = open(fault.clone(), &[shelf.catalog()], Settings::default()).await;
+    let noise = find(&tree, &format!("{path}/share/noise")).await.unwrap();
+    let tool = find(&tree, &format!("{path}/bin/tool")).await.unwrap();
+    assert!(read_all(&tree, tool).await.is_ok());
+    fault.set_all(Faulty::Missing);
+    let message = read_all(&tree, noise).await.unwrap_err().to_string();
+    assert!(message.contains(&path) && message.contains("share/noise"), "{message}");
+    assert_eq!(read_all(&tree, tool).await.unwrap(), b"#!/bin/sh\necho hello\n");
+    fault.clear();
+    assert!(read_all(&tree, noise).await.is_ok(), "an error must not be remembered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_source_ends_in_an_error_at_the_deadline() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("seekable", disk.path()).to_string();
+    let fault = Arc::new(Fault::new(shelf.blocks.clone()));
+    let tree = open(fault.clone(), &[shelf.catalog()], Settings::default()).await;
+    let noise = find(&tree, &format!("{path}/share/noise")).await.unwrap();
+    fault.set_all(Faulty::Silent);
+    let begun = tokio::time::Instant::now();
+    let error = tree.read(noise.inode, 0, 4096, Deadline::after(Duration::from_secs(3))).await.unwrap_err();
+    assert_eq!(begun.elapsed().as_secs(), 3);
+    let message = error.to_string();
+    assert!(message.contains(&path) && message.contains("block ") && message.contains("memory:"), "{message}");
+}
