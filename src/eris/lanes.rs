@@ -121,21 +121,21 @@ mod avx512 {
             counted = BLOCK;
             compress(&mut state, [&block; LANES], counted, length == 0);
         }
-        // The last block is compressed apart, even when it is full.
-        let last = if length == 0 { 0 } else { (length - 1) / BLOCK * BLOCK };
-        for at in (0..last).step_by(BLOCK) {
-            let blocks = messages
-                .map(|message| message[at..].first_chunk().expect("what is before the last block is whole"));
+        let rest = length % BLOCK;
+        // Spelt out: closures that use AVX-512 are not inlined into `map`, which does not.
+        let [a, b, c, d, e, f, g, h] = messages.map(|message| message.as_chunks().0);
+        for i in 0..length / BLOCK {
+            let blocks = [&a[i], &b[i], &c[i], &d[i], &e[i], &f[i], &g[i], &h[i]];
             counted += BLOCK;
-            compress(&mut state, blocks, counted, false);
+            compress(&mut state, blocks, counted, rest == 0 && i + 1 == a.len());
         }
-        if length > 0 || key.is_none() {
+        if rest > 0 || counted == 0 {
             let blocks = messages.map(|message| {
                 let mut block = [0; BLOCK];
-                block[..length - last].copy_from_slice(&message[last..]);
+                block[..rest].copy_from_slice(&message[length - rest..]);
                 block
             });
-            counted += length - last;
+            counted += rest;
             compress(&mut state, blocks.each_ref(), counted, true);
         }
 
