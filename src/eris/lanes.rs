@@ -141,11 +141,8 @@ mod avx512 {
             let blocks = [&a[i], &b[i], &c[i], &d[i], &e[i], &f[i], &g[i], &h[i]];
             for message in next.iter().flatten() {
                 let ahead = message.as_ptr().wrapping_add(i * BLOCK).cast::<i8>();
-                // SAFETY: a prefetch does not change what the program sees, and cannot fault.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(BLOCK / 2));
-                }
+                _mm_prefetch::<_MM_HINT_T0>(ahead);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(BLOCK / 2));
             }
             counted += BLOCK;
             compress(&mut state, blocks, counted, rest == 0 && i + 1 == a.len());
