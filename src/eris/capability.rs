@@ -358,3 +358,161 @@ fn base32<const N: usize>(what: &'static str, text: &str, characters: usize) -> 
     let bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|source| ParseError::Base32 { what, source })?;
     bytes.try_into().map_err(|_| length)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// "Hello world!" in one small block under the null secret, from x2b to 1.0.0.
+    const HELLO: &str = "BIAD77QDJMFAKZYH2DXBUZYAP3MXZ3DJZVFYQ5DFWC6T65WSFCU5S2IT4YZGJ7AC4SYQMP2DM2ANS2ZTCP3DJJIRV733CRAAHOSWIYZM3M";
+
+    fn hello() -> ReadCapability {
+        format!("urn:eris:{HELLO}").parse().expect("a URN")
+    }
+
+    fn parse(text: &str) -> Result<ReadCapability, ParseError> {
+        text.parse()
+    }
+
+    fn any_capability() -> impl Strategy<Value = ReadCapability> {
+        (
+            prop_oneof![
+                Just(Generation::V1),
+                Just(Generation::X2a),
+                Just(Generation::X2b),
+                Just(Generation::X3)
+            ],
+            prop_oneof![Just(BlockSize::Small), Just(BlockSize::Large)],
+            any::<u8>(),
+            any::<[u8; WIDTH]>(),
+            any::<[u8; WIDTH]>(),
+        )
+            .prop_map(|(generation, block_size, level, reference, key)| ReadCapability {
+                generation,
+                block_size,
+                level,
+                reference: Reference(reference),
+                key: Key(key),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_urn_reads_back_as_the_capability_it_was_made_of(capability in any_capability()) {
+            prop_assert_eq!(parse(&capability.to_string()), Ok(capability));
+            if capability.generation == Generation::V1 {
+                prop_assert_eq!(ReadCapability::from_bytes(&capability.to_bytes()), Ok(capability));
+            }
+        }
+
+        #[test]
+        fn whatever_text_is_accepted_prints_back_as_it_was(
+            text in prop_oneof!["urn:eris(x[23])?:B[I-L4-7][A-Z2-7]{103}[AEIMQUY4](#.*)?", ".*"],
+        ) {
+            if let Ok(capability) = parse(&text) {
+                prop_assert!(text.starts_with(&capability.to_string()));
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(capability) = ReadCapability::from_bytes(&bytes) {
+                prop_assert_eq!(&capability.to_bytes()[..], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn a_reference_reads_back_from_its_text(bytes in any::<[u8; WIDTH]>()) {
+            let reference = Reference::new(bytes);
+            prop_assert_eq!(reference.to_string().len(), REFERENCE_CHARACTERS);
+            prop_assert_eq!(reference.to_string().parse(), Ok(reference));
+        }
+    }
+
+    #[test]
+    fn components_after_the_name_are_left_aside() {
+        for tail in ["#Merlot", "?+n2r=http://example.org", "?=name=a", "#a?b", "#"] {
+            assert_eq!(parse(&format!("urn:eris:{HELLO}{tail}")), Ok(hello()), "{tail}");
+        }
+    }
+
+    #[test]
+    fn scheme_and_namespace_are_in_any_case_but_base32_is_upper() {
+        assert_eq!(parse(&format!("URN:Eris:{HELLO}")), Ok(hello()));
+        let lower = format!("urn:eris:{}", HELLO.to_lowercase());
+        assert!(matches!(parse(&lower), Err(ParseError::Base32 { .. })));
+    }
+
+    #[test]
+    fn a_urn_of_another_length_is_refused() {
+        for text in [&HELLO[..105], &format!("{HELLO}A"), &format!("{HELLO}======"), "", "é"] {
+            let error = parse(&format!("urn:eris:{text}")).expect_err("a wrong length");
+            assert!(matches!(error, ParseError::Length { .. }), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn spare_bits_that_are_set_are_refused() {
+        // The last character carries three bits of the key and two that must be zero.
+        let text = format!("urn:eris:{}N", &HELLO[..105]);
+        assert!(matches!(parse(&text), Err(ParseError::Base32 { .. })));
+        let reference = hello().reference.to_string();
+        let text = format!("{}R", &reference[..51]);
+        assert!(matches!(text.parse::<Reference>(), Err(ParseError::Base32 { .. })));
+    }
+
+    #[test]
+    fn block_sizes_of_another_generation_are_refused() {
+        let x2a = format!("urn:erisx2:AA{}", &HELLO[2..]);
+        assert_eq!(
+            parse(&x2a).map(|capability| (capability.generation, capability.block_size)),
+            Ok((Generation::X2a, BlockSize::Small))
+        );
+        assert_eq!(parse(&x2a).map(|capability| capability.to_string()), Ok(x2a.clone()));
+        for prefix in ["urn:eris:", "urn:erisx3:"] {
+            let text = x2a.replace("urn:erisx2:", prefix);
+            assert!(matches!(parse(&text), Err(ParseError::SizeCode { code: 0, .. })), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn the_first_experimental_generation_is_refused_by_name() {
+        let error = parse(&format!("urn:erisx:{HELLO}")).expect_err("another encoding");
+        assert_eq!(error, ParseError::FirstGeneration);
+        assert!(error.to_string().contains("urn:erisx:"));
+    }
+
+    #[test]
+    fn other_urns_are_not_eris() {
+        for text in ["", "urn:", "urn:blake2b:AAAA", "urn:erisx4:AA", HELLO, " urn:eris:"] {
+            assert!(matches!(parse(text), Err(ParseError::NotAnErisUrn { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_hexadecimal_random_and_never_shown() {
+        let hex = "00112233445566778899aabbccddeeffFFEEDDCCBBAA99887766554433221100";
+        let secret = ConvergenceSecret::from_hex(hex).expect("64 digits");
+        assert_eq!(secret.as_bytes()[..4], [0x00, 0x11, 0x22, 0x33]);
+        assert!(matches!(ConvergenceSecret::from_hex("00"), Err(ParseError::Length { .. })));
+        assert!(matches!(ConvergenceSecret::from_hex("zz"), Err(ParseError::Hex { .. })));
+        let random = || ConvergenceSecret::random().expect("a random source");
+        assert_ne!(random(), random());
+        assert_eq!(format!("{secret:?}"), "ConvergenceSecret(hidden)");
+        assert_eq!(format!("{:?}", hello().key), "Key(hidden)");
+    }
+
+    #[test]
+    fn contents_below_16_kib_get_small_blocks() {
+        assert_eq!(BlockSize::for_length(0), BlockSize::Small);
+        assert_eq!(BlockSize::for_length(16383), BlockSize::Small);
+        assert_eq!(BlockSize::for_length(16384), BlockSize::Large);
+        assert_eq!((BlockSize::Small.arity(), BlockSize::Large.arity()), (16, 512));
+        for size in [BlockSize::Small, BlockSize::Large] {
+            assert_eq!(BlockSize::from_bytes(size.bytes()), Some(size));
+        }
+        assert_eq!(BlockSize::from_bytes(4096), None);
+    }
+}

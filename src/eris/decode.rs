@@ -429,3 +429,6 @@ pub fn decode(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,134 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::block::{apply_cipher, reference_of};
+    use super::super::capability::Key;
+    use super::super::lanes;
+    use super::*;
+
+    /// The specification read word by word, a level and a block at a time.
+    fn plainly(
+        size: BlockSize,
+        secret: ConvergenceSecret,
+        content: &[u8],
+    ) -> (ReadCapability, Vec<SealedBlock>) {
+        let bytes = size.bytes();
+        let mut padded = content.to_vec();
+        padded.push(0x80);
+        padded.resize(padded.len().next_multiple_of(bytes), 0);
+        let (mut level, mut sealed) = (0, Vec::new());
+        let mut plain = padded;
+        loop {
+            let mut pairs = Vec::new();
+            for block in plain.chunks(bytes) {
+                let mut block = block.to_vec();
+                block.resize(bytes, 0);
+                let key = Key::new(lanes::hash((level == 0).then_some(secret.as_bytes()), &block));
+                apply_cipher(&key, [level, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut block);
+                let reference = reference_of(&block);
+                sealed.push(SealedBlock { level, reference, block: block.into() });
+                pairs.extend([*reference.as_bytes(), *key.as_bytes()].concat());
+            }
+            if let Ok(root) = pairs.as_slice().try_into() {
+                let (reference, key) = split_pair(root);
+                let generation = Generation::V1;
+                return (ReadCapability { generation, block_size: size, level, reference, key }, sealed);
+            }
+            plain = pairs;
+            level += 1;
+        }
+    }
+
+    fn encode(
+        size: BlockSize,
+        secret: ConvergenceSecret,
+        pieces: &[&[u8]],
+    ) -> (ReadCapability, Vec<SealedBlock>) {
+        let mut encoder = Encoder::new(size, secret);
+        let mut blocks: Vec<_> = pieces.iter().flat_map(|piece| encoder.push(piece)).collect();
+        let (capability, rest) = encoder.finish();
+        blocks.extend(rest);
+        // Levels are independent streams: in order within each.
+        blocks.sort_by_key(|sealed| sealed.level);
+        (capability, blocks)
+    }
+
+    fn content(length: usize) -> Vec<u8> {
+        (0..length).map(|i| (i / 1000 + i * 7) as u8).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_length_give_the_blocks_of_the_plain_reading(
+            size in prop_oneof![Just(BlockSize::Small), Just(BlockSize::Large)],
+            secret in any::<[u8; 32]>(),
+            length in prop_oneof![0..70_000_usize, (0..300_usize).prop_map(|n| n * 1024)],
+            step in 1..50_000_usize,
+        ) {
+            let (secret, content) = (ConvergenceSecret::new(secret), content(length));
+            let pieces: Vec<&[u8]> = content.chunks(step).collect();
+            prop_assert_eq!(encode(size, secret, &pieces), plainly(size, secret, &content));
+        }
+    }
+
+    #[test]
+    fn batches_on_all_cores_give_the_blocks_of_the_plain_reading() {
+        for size in [BlockSize::Small, BlockSize::Large] {
+            for length in [BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 12345, 17 * 1024 * 1024] {
+                let content = content(length);
+                let all = encode(size, ConvergenceSecret::NULL, &[&content]);
+                assert!(all == plainly(size, ConvergenceSecret::NULL, &content), "{size:?} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_level_grows_where_the_specification_says() {
+        let level = |size, length| encode(size, ConvergenceSecret::NULL, &[&content(length)]).0.level;
+        for (length, expected) in
+            [(0, 0), (1023, 0), (1024, 1), (16383, 1), (16384, 2), (262_143, 2), (262_144, 3)]
+        {
+            assert_eq!(level(BlockSize::Small, length), expected, "{length} bytes in small blocks");
+        }
+        for (length, expected) in [(32767, 0), (32768, 1), (16_777_215, 1), (16_777_216, 2)] {
+            assert_eq!(level(BlockSize::Large, length), expected, "{length} bytes in large blocks");
+        }
+    }
+
+    #[test]
+    fn the_encoder_holds_back_no_more_than_a_batch() {
+        let piece = content(100_000);
+        let mut encoder = Encoder::new(BlockSize::Small, ConvergenceSecret::NULL);
+        let (mut pushed, mut sealed) = (0, 0);
+        for _ in 0..100 {
+            pushed += piece.len();
+            sealed += encoder.push(&piece).iter().filter(|block| block.level == 0).count() * 1024;
+            assert!(pushed - sealed <= BATCH, "{} bytes are held back", pushed - sealed);
+        }
+    }
+
+    #[test]
+    fn a_block_keeps_nothing_else_alive() {
+        let (_, blocks) = encode(BlockSize::Small, ConvergenceSecret::NULL, &[&content(100_000)]);
+        for sealed in blocks {
+            let alone = sealed.block.try_into_mut().expect("nobody else holds the bytes");
+            assert_eq!(alone.capacity(), 1024);
+        }
+    }
+
+    #[test]
+    fn another_secret_gives_other_blocks() {
+        let other = ConvergenceSecret::new([1; 32]);
+        let references = |secret| -> Vec<Reference> {
+            let (_, blocks) = encode(BlockSize::Small, secret, &[&content(5000)]);
+            blocks.into_iter().map(|sealed| sealed.reference).collect()
+        };
+        let null = references(ConvergenceSecret::NULL);
+        assert!(references(other).iter().all(|reference| !null.contains(reference)));
+    }
+}
