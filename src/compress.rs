@@ -157,3 +157,59 @@ impl fmt::Debug for FrameEncoder {
         f.debug_struct("FrameEncoder").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_of_guix_bug_52555_are_read() {
+        for (format, expected) in [
+            ("application/x-nix-archive", Compression::None),
+            ("application/x-nix-archive+zstd", Compression::Zstd),
+            ("application/x-nix-archive+zstd-19", Compression::Zstd),
+        ] {
+            assert_eq!(Compression::from_eris_format(format).unwrap(), expected);
+        }
+        for compression in [Compression::None, Compression::Zstd] {
+            assert_eq!(Compression::from_eris_format(compression.eris_format()).unwrap(), compression);
+            assert_eq!(Compression::from_narinfo(&compression.to_string()).unwrap(), compression);
+        }
+    }
+
+    #[test]
+    fn unknown_formats_are_named_in_the_error() {
+        for format in [
+            "",
+            "zstd",
+            "application/x-nix-archive+",
+            "application/x-nix-archive+xz",
+            "application/x-nix-archivezstd",
+            "application/x-nix-archive+zstd-",
+            "application/x-nix-archive+zstd-x",
+            "application/x-nix-archive+zstd-19-1",
+            "application/x-tar+zstd",
+        ] {
+            let error = Compression::from_eris_format(format).unwrap_err();
+            assert!(matches!(&error, Error::UnknownFormat { format: named } if named == format), "{error}");
+        }
+        let error = Compression::from_narinfo("rar").unwrap_err();
+        assert_eq!(error.to_string(), "compression \"rar\" is not supported (supported: none, zstd)");
+    }
+
+    #[test]
+    fn a_frame_gives_exactly_what_was_announced_or_an_error() {
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let content: Vec<u8> = (0..100_000u32).flat_map(|n| (n % 1000).to_le_bytes()).collect();
+        let frame = encoder.encode(&content).unwrap();
+        assert_eq!(announced_size(&frame), Some(content.len() as u64));
+        assert!(decode_frame(&frame, content.len()).unwrap() == content);
+        assert!(matches!(decode_frame(&frame, content.len() - 1), Err(Error::Decode { .. })));
+        assert!(matches!(decode_frame(&frame, content.len() + 1), Err(Error::Size { .. })));
+        assert!(matches!(decode_frame(&frame[..frame.len() - 1], content.len()), Err(Error::Decode { .. })));
+        assert!(matches!(decode_frame(b"no frame", 8), Err(Error::Decode { .. })));
+        // The context that failed is as good as a new one.
+        assert!(decode_frame(&frame, content.len()).unwrap() == content);
+        assert!(encoder.encode(&content).unwrap() == frame);
+    }
+}

@@ -181,3 +181,127 @@ impl Read for Contents<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use nix_archive::nar::{self as oracle, CaseHack};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nar::arbitrary::{NARS, Tree, sample, tree};
+
+    fn dumped(path: &Path) -> Vec<u8> {
+        let mut nar = Vec::new();
+        dump(path, &mut nar).unwrap();
+        nar
+    }
+
+    /// What nix-archive makes on disk of a NAR.
+    fn restored(nar: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("restored");
+        oracle::restore(nar, &path, CaseHack::Disabled).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn real_nars_that_were_unpacked_are_dumped_byte_for_byte() {
+        for name in NARS {
+            let nar = sample(name);
+            let (_directory, path) = restored(&nar);
+            assert!(dumped(&path) == nar, "{name} is dumped differently");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_tree_comes_back_from_disk(tree in tree(false)) {
+            let nar = tree.nar();
+            let (_directory, path) = restored(&nar);
+            prop_assert!(dumped(&path) == nar, "{:?}", tree);
+        }
+    }
+
+    #[test]
+    fn only_the_owners_bit_makes_a_file_executable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "x").unwrap();
+        for mode in [0o644, 0o744, 0o655, 0o611, 0o500] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let executable = mode & 0o100 != 0;
+            let expected = Tree::File { executable, contents: b"x".to_vec() }.nar();
+            assert!(dumped(&path) == expected, "mode {mode:o}");
+            let mut theirs = Vec::new();
+            oracle::encode_path(&mut theirs, &path, CaseHack::Disabled).unwrap();
+            assert!(theirs == expected, "mode {mode:o} in nix-archive");
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("link");
+        symlink("/does/not/exist", &path).unwrap();
+        assert_eq!(dumped(&path), Tree::Symlink(b"/does/not/exist".to_vec()).nar());
+    }
+
+    #[test]
+    fn other_kinds_of_files_are_named_in_the_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = dump(directory.path(), io::sink()).unwrap_err();
+        assert_eq!(error.to_string(), format!("{} is a socket, which a NAR cannot hold", path.display()));
+        let error = dump(&directory.path().join("missing"), io::sink()).unwrap_err();
+        assert!(matches!(&error, DumpError::Read { path, .. } if path.ends_with("missing")), "{error}");
+    }
+
+    /// Changes the length of a file as soon as its first bytes arrive.
+    struct Meddler<'a>(&'a Path, u64);
+
+    impl Write for Meddler<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            OpenOptions::new().write(true).open(self.0)?.set_len(self.1)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_or_grows_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for other in [10, 2_000_000] {
+            fs::write(&path, vec![7; 1_000_000]).unwrap();
+            let error = dump(directory.path(), Meddler(&path, other)).unwrap_err();
+            assert!(matches!(&error, DumpError::Changed { path: changed } if *changed == path), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_fails_is_not_blamed_on_the_tree() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), vec![7; 1_000_000]).unwrap();
+        let error = dump(directory.path(), Full).unwrap_err();
+        assert!(
+            matches!(&error, DumpError::Write(source) if source.kind() == io::ErrorKind::StorageFull),
+            "{error:?}"
+        );
+    }
+}

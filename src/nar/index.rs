@@ -96,3 +96,56 @@ impl Write for Hasher {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nar::ParseError;
+    use crate::nar::arbitrary::sample;
+
+    #[test]
+    fn an_indexer_reads_headers_alone() {
+        let nar = sample("hello-offline-lib.nar.zst");
+        let mut indexer = Indexer::new();
+        let mut fetched = 0;
+        while let Some(at) = indexer.wants() {
+            // As a block store would give it: whole blocks, though the wanted byte is in the middle of one.
+            let start = at as usize / 1024 * 1024;
+            let block = &nar[start..nar.len().min(start + 1024)];
+            indexer.feed(start as u64, block).unwrap();
+            fetched += block.len();
+        }
+        let listing = indexer.finish().unwrap();
+        assert_eq!(
+            listing,
+            Listing::from_json(&sample("hello-offline-lib.ls"), Some(nar.len() as u64)).unwrap()
+        );
+        assert!(fetched < 4096, "{fetched} bytes of {} were read", nar.len());
+    }
+
+    #[test]
+    fn a_hasher_knows_hash_size_and_tree() {
+        let nar = sample("tree.nar");
+        let mut hasher = Hasher::new();
+        for piece in nar.chunks(777) {
+            hasher.write_all(piece).unwrap();
+        }
+        let hashed = hasher.finish().unwrap();
+        // The NarHash in the narinfo that Nix wrote: sha256:14h4g0h4ig0bcr9b9185zcg57ch2lmjakvycinp7lyvdfy19awp9.
+        let expected = "e9729582776d7b7aae8dccefa964a502b2531efb0585b452660bbc4820780492";
+        let found: String = hashed.nar_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, expected);
+        assert_eq!(hashed.nar_size, nar.len() as u64);
+        assert_eq!(hashed.listing, Listing::from_json(&sample("tree.ls"), None).unwrap());
+    }
+
+    #[test]
+    fn a_hasher_refuses_what_is_cut_off_or_goes_on() {
+        let nar = sample("tree.nar");
+        let mut hasher = Hasher::new();
+        hasher.write_all(&nar[..nar.len() - 1]).unwrap();
+        assert!(matches!(hasher.clone().finish(), Err(ListingError::Tree(ParseError::Truncated { .. }))));
+        let error = hasher.write_all(&[0, 0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}

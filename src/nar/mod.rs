@@ -4,6 +4,8 @@
 //! [`listing`] is the compact tree of a NAR, also in Nix's `.ls` JSON; [`index`] makes that tree from NAR bytes, hopping over
 //! the contents of files; [`seekable`] is the compressed NAR that can be read from the middle.
 
+#[cfg(test)]
+mod arbitrary;
 pub mod dump;
 pub mod index;
 pub mod listing;

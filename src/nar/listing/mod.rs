@@ -4,6 +4,8 @@
 //! names and sizes alone settle where each file's contents lie; [`Builder`] computes it, and a listing that claims another offset is refused.
 
 mod json;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

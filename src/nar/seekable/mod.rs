@@ -5,6 +5,8 @@
 
 mod pack;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use pack::{FRAME_SIZE, LEVEL, Packed, Packer, Settings};
 pub use table::{Frame, SeekTable, Tail, TailError, read_listing};

@@ -5,6 +5,8 @@
 //! asks for the contents of a file, so that a NAR behind a network can be indexed by reading its headers only.
 
 mod parser;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;
