@@ -9,6 +9,9 @@ use super::*;
 use crate::store::hash::NarHash;
 use crate::store::narinfo::Narinfo;
 
+/// What the writer takes for a path.
+type Listed = (Narinfo, Kind, u64);
+
 /// A content that remembers which bytes were read.
 struct Content<'a> {
     bytes: &'a [u8],
@@ -83,7 +86,7 @@ impl<'a> Content<'a> {
 }
 
 /// A narinfo such as `publish` writes, with random-looking hashes that follow from `seed`.
-fn narinfo(seed: u64) -> (Narinfo, Kind, u64) {
+fn narinfo(seed: u64) -> Listed {
     let digest = |salt: &str| NarHash::of(format!("{salt}{seed}").as_bytes());
     let path = |salt: &str, name: &str| {
         let hash_part = digest(salt).as_bytes()[..20].try_into().unwrap();
@@ -101,13 +104,13 @@ fn narinfo(seed: u64) -> (Narinfo, Kind, u64) {
     (narinfo, kinds[seed as usize % 4], seed)
 }
 
-fn sorted(count: u64) -> Vec<(Narinfo, Kind, u64)> {
+fn sorted(count: u64) -> Vec<Listed> {
     let mut paths: Vec<_> = (0..count).map(narinfo).collect();
     paths.sort_by_key(|(narinfo, ..)| narinfo.store_path().hash_part());
     paths
 }
 
-fn write(paths: &[(Narinfo, Kind, u64)]) -> Vec<u8> {
+fn write(paths: &[Listed]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), StoreDir::guix()).unwrap();
     for (narinfo, kind, number) in paths {
         writer.add(narinfo, *kind, *number).unwrap();
@@ -115,7 +118,7 @@ fn write(paths: &[(Narinfo, Kind, u64)]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-static THOUSAND: LazyLock<(Vec<(Narinfo, Kind, u64)>, Vec<u8>)> = LazyLock::new(|| {
+static THOUSAND: LazyLock<(Vec<Listed>, Vec<u8>)> = LazyLock::new(|| {
     let paths = sorted(1000);
     let bytes = write(&paths);
     (paths, bytes)
@@ -150,7 +153,7 @@ fn a_lookup_among_100_000_paths_touches_six_leaves_at_most() {
 
     let mut content = Content::new(&bytes);
     let listed = content.list(&catalog, 0).unwrap();
-    let names = |(n, ..): &(Narinfo, Kind, u64)| n.store_path().clone();
+    let names = |(n, ..): &Listed| n.store_path().clone();
     assert!(listed.iter().map(|entry| &entry.path).eq(paths.iter().map(names).collect::<Vec<_>>().iter()));
     println!(
         "catalog of 100,000 paths: {} bytes, {} narinfo pages, {} name pages, {most} leaves a lookup, {} to list",
