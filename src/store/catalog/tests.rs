@@ -332,7 +332,8 @@ fn an_index_that_points_elsewhere_is_refused() {
 
 #[test]
 fn an_index_out_of_order_is_refused() {
-    for (page, first) in [(1, 0), (0, 255)] {
+    // The last is in order, but not what its root says.
+    for (page, first) in [(1, 0), (0, 255), (0, 0)] {
         let bytes = with_index(Table::Names, page, |entry| entry[..20].fill(first));
         let refused = list_all(&bytes);
         assert!(matches!(refused, Err(CatalogError::IndexOrder { .. })), "{refused:?}");
@@ -350,33 +351,91 @@ fn a_page_that_reaches_into_the_next_is_refused() {
     assert!(refused.to_string().contains("reaches into the next page"), "{refused}");
 }
 
+/// A tail as the writer makes it, with any roots and numbers of pages.
+fn tail(roots: &[HashPart], pages: [u64; 2], index_offset: u64) -> Vec<u8> {
+    let length = (FRAME_HEADER + KEY * roots.len() + 10 + FOOTER) as u32;
+    let mut tail = SKIPPABLE.to_le_bytes().to_vec();
+    tail.extend((length - 8).to_le_bytes());
+    tail.extend(TAIL_TAG);
+    roots.iter().for_each(|root| tail.extend(root.sortable_bytes()));
+    tail.extend(b"/gnu/store");
+    tail.extend(1u64.to_le_bytes());
+    tail.extend(pages.map(u64::to_le_bytes).as_flattened());
+    tail.extend(index_offset.to_le_bytes());
+    tail.extend(length.to_le_bytes());
+    tail.extend(10u16.to_le_bytes());
+    tail.extend(VERSION.to_le_bytes());
+    tail.extend(MAGIC);
+    tail
+}
+
 /// A page of its own around hostile contents, as an index would announce it.
 fn announced(table: Table, first: HashPart, content: &[u8]) -> (Page, Vec<u8>) {
     let compressed = zstd::bulk::compress(content, 1).unwrap();
     let mut bytes = compressed.clone();
-    let index_offset = bytes.len() as u64;
     bytes.extend(first.sortable_bytes());
     bytes.extend(0u64.to_le_bytes());
     bytes.extend((compressed.len() as u32).to_le_bytes());
     bytes.extend((content.len() as u32).to_le_bytes());
-    let pages = if table == Table::Names { [0, 1u64] } else { [1, 0] };
-    bytes.extend(SKIPPABLE.to_le_bytes());
-    let tail_length = (FRAME_HEADER + KEY + 10 + FOOTER) as u32;
-    bytes.extend((tail_length - 8).to_le_bytes());
-    bytes.extend(TAIL_TAG);
-    bytes.extend(first.sortable_bytes());
-    bytes.extend(b"/gnu/store");
-    bytes.extend(1u64.to_le_bytes());
-    bytes.extend(pages.map(u64::to_le_bytes).as_flattened());
-    bytes.extend(index_offset.to_le_bytes());
-    bytes.extend(tail_length.to_le_bytes());
-    bytes.extend(10u16.to_le_bytes());
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend(MAGIC);
+    let pages = if table == Table::Names { [0, 1] } else { [1, 0] };
+    bytes.extend(tail(&[first], pages, compressed.len() as u64));
     let mut content = Content::new(&bytes);
     let catalog = content.open().unwrap();
     let page = content.page(&catalog, table, &first).unwrap().unwrap();
     (page, compressed)
+}
+
+/// Opens a content of which only the tail is there, behind an index of the right size.
+fn open_tail(roots: &[HashPart], pages: [u64; 2]) -> Result<Opening, CatalogError> {
+    let index_offset = 1 << 50;
+    let tail = tail(roots, pages, index_offset);
+    let index = pages.iter().sum::<u64>() * INDEX_ENTRY;
+    Catalog::open(&tail, index_offset + index + tail.len() as u64)
+}
+
+#[test]
+fn roots_out_of_order_are_refused() {
+    let root = |byte| HashPart::from_sortable_bytes([byte; 20]);
+    assert!(open_tail(&[root(1), root(2), root(1)], [769, 768]).is_ok());
+    for (roots, table) in [([1, 1, 2], Table::Narinfos), ([2, 1, 1], Table::Narinfos)] {
+        let refused = open_tail(&roots.map(root), [769, 768]).unwrap_err();
+        assert!(matches!(refused, CatalogError::IndexOrder { table: t, page: 768 } if t == table));
+    }
+    let refused = open_tail(&[1, 2, 1].map(root), [768, 769]).unwrap_err();
+    assert!(matches!(refused, CatalogError::IndexOrder { table: Table::Names, page: 768 }));
+}
+
+#[test]
+fn a_tail_has_a_mebibyte_at_most() {
+    let roots: Vec<_> = (0..52_426u32)
+        .map(|n| {
+            let mut key = [0; 20];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            HashPart::from_sortable_bytes(key)
+        })
+        .collect();
+    let pages = |roots: usize| [roots as u64 * FANOUT, 0];
+    let Opening::Catalog(catalog) = open_tail(&roots[..52_425], pages(52_425)).unwrap() else {
+        panic!("the tail is whole")
+    };
+    let index = catalog.index_page(Table::Narinfos, &roots[50_000]).unwrap();
+    let offset = (1 << 50) + 50_000 * FANOUT * INDEX_ENTRY;
+    assert_eq!(index.range(), offset..offset + FANOUT * INDEX_ENTRY);
+    let refused = open_tail(&roots, pages(52_426));
+    assert!(matches!(refused, Err(CatalogError::Footer { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_tail_outside_a_frame_of_its_own_is_refused() {
+    let (_, bytes) = &*THOUSAND;
+    let length = bytes[bytes.len() - FOOTER + 32..][..4].try_into().unwrap();
+    let start = bytes.len() - u32::from_le_bytes(length) as usize;
+    for at in [0, 4, 8] {
+        let mut hostile = bytes.clone();
+        hostile[start + at] ^= 1;
+        let refused = Content::new(&hostile).open();
+        assert!(matches!(refused, Err(CatalogError::Footer { .. })), "{at}: {refused:?}");
+    }
 }
 
 #[test]
