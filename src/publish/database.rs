@@ -50,7 +50,26 @@ pub enum DatabaseError {
         /// The store path asked for.
         store_path: StorePath,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: Box<rusqlite::Error>,
+    },
+    /// Somebody who could write left changes beside the database that only such a user can read.
+    #[error(
+        "cannot read the database {} without write access while {} holds unfinished changes: \
+         start the daemon, or run this as the user who owns the database",
+        path.display(),
+        pending.display()
+    )]
+    Pending {
+        /// The database.
+        path: PathBuf,
+        /// The write-ahead log or journal.
+        pending: PathBuf,
+    },
+    /// The file is an SQLite database, but not a store's.
+    #[error("{} is not the database of a store: it has no table ValidPaths", path.display())]
+    OtherDatabase {
+        /// The file.
+        path: PathBuf,
     },
     /// The store path is not in the database, so it was never completely in the store.
     #[error("{full_path} is not a valid store path here: the database does not know it")]
@@ -122,19 +141,29 @@ impl Database {
         }
         let open_error = |source| DatabaseError::Open { path: file.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let shared = Connection::open_with_flags(file, flags);
-        let (connection, has_ca) = match shared.and_then(with_columns) {
-            Ok(opened) => opened,
+        let shared = Connection::open_with_flags(file, flags).and_then(with_columns);
+        let (connection, columns) = match shared {
             // A database in WAL mode needs its -shm file, which a user may not be able to create.
-            // Nobody can be writing then but somebody who could: what is read is what is there.
-            Err(error) if needs_immutable(&error) => {
-                Connection::open_with_flags(immutable_uri(file), flags | OpenFlags::SQLITE_OPEN_URI)
-                    .and_then(with_columns)
-                    .map_err(open_error)?
+            Err(error) if needs_write_access(&error) => {
+                if let Some(pending) = pending_changes(file) {
+                    let path = file.to_owned();
+                    return Err(DatabaseError::Pending { path, pending });
+                }
+                let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+                Connection::open_with_flags(immutable_uri(file), flags).and_then(with_columns)
             }
-            Err(error) => return Err(open_error(error)),
-        };
-        Ok(Self { connection, file: file.to_owned(), store_dir: store_dir.clone(), has_ca })
+            opened => opened,
+        }
+        .map_err(open_error)?;
+        if !columns.iter().any(|column| column == "hash") {
+            return Err(DatabaseError::OtherDatabase { path: file.to_owned() });
+        }
+        Ok(Self {
+            connection,
+            file: file.to_owned(),
+            store_dir: store_dir.clone(),
+            has_ca: columns.iter().any(|column| column == "ca"),
+        })
     }
 
     /// The store directory that the database is about.
@@ -178,6 +207,9 @@ impl Database {
         &self,
         paths: impl IntoIterator<Item = StorePath>,
     ) -> Result<Vec<PathInfo>, DatabaseError> {
+        // One snapshot, so that nothing is collected as garbage half-way.
+        let snapshot = self.connection.unchecked_transaction();
+        let _snapshot = snapshot.map_err(|source| DatabaseError::Open { path: self.file.clone(), source })?;
         let mut found = BTreeMap::new();
         let mut wanted: Vec<StorePath> = paths.into_iter().collect();
         while let Some(path) = wanted.pop() {
@@ -213,7 +245,11 @@ impl Database {
 
     fn query_error(&self, path: &StorePath) -> impl Fn(rusqlite::Error) -> DatabaseError {
         let (file, store_path) = (self.file.clone(), path.clone());
-        move |source| DatabaseError::Query { path: file.clone(), store_path: store_path.clone(), source }
+        move |source| DatabaseError::Query {
+            path: file.clone(),
+            store_path: store_path.clone(),
+            source: Box::new(source),
+        }
     }
 }
 
@@ -238,22 +274,34 @@ impl Stored {
     }
 }
 
-/// The connection, and whether `ValidPaths` has the column `ca`: the first query, which also shows whether the
-/// file can be read at all.
-fn with_columns(connection: Connection) -> rusqlite::Result<(Connection, bool)> {
-    let has_ca = connection.query_row(
-        "SELECT count(*) FROM pragma_table_info('ValidPaths') WHERE name = 'ca'",
-        [],
-        |row| row.get(0),
-    )?;
-    Ok((connection, has_ca))
+/// The connection and the columns of `ValidPaths`: the first query, which also shows whether the file
+/// can be read at all.
+fn with_columns(connection: Connection) -> rusqlite::Result<(Connection, Vec<String>)> {
+    let columns = connection
+        .prepare("SELECT name FROM pragma_table_info('ValidPaths')")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok((connection, columns))
 }
 
-fn needs_immutable(error: &rusqlite::Error) -> bool {
+fn needs_write_access(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
     )
+}
+
+/// The file of changes that are not in the database file yet, if there is one. Reading the database
+/// as immutable would not see them, or half of them.
+fn pending_changes(file: &Path) -> Option<PathBuf> {
+    ["-wal", "-journal"]
+        .into_iter()
+        .map(|suffix| {
+            let mut name = file.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        })
+        .find(|beside| beside.metadata().is_ok_and(|found| found.len() > 0))
 }
 
 /// SQLite's URI of a file, saying that nobody changes it.
@@ -268,3 +316,6 @@ fn immutable_uri(file: &Path) -> String {
     }
     uri + "?immutable=1"
 }
+
+#[cfg(test)]
+mod tests;

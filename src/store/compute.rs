@@ -134,3 +134,95 @@ impl FromStr for ContentAddress {
         digits.parse().map(method).map_err(|source| ContentAddressError::Hash { source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::store::narinfo::Narinfo;
+
+    fn narinfos(folder: &str) -> Vec<Narinfo> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(folder);
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|file| Narinfo::parse(&fs::read(file).unwrap()).unwrap()).collect()
+    }
+
+    fn added(narinfo: &Narinfo, store_dir: &StoreDir) -> StorePath {
+        let name = narinfo.store_path().name();
+        ContentAddress::Nar(narinfo.nar_hash()).store_path(store_dir, name, &[], false).unwrap()
+    }
+
+    #[test]
+    fn what_guix_interned_has_the_path_that_is_computed() {
+        let same = |narinfo: &&Narinfo| added(narinfo, narinfo.store_dir()) == *narinfo.store_path();
+        let narinfos = narinfos("guix/cached");
+        let mut found: Vec<_> = narinfos.iter().filter(same).map(|n| n.store_path().name()).collect();
+        found.sort_unstable();
+        // The others are flat, texts, or built.
+        let interned =
+            ["busybox-static", "exe-file", "guix-modules", "python3-lib", "share-doc", "tiny-tree"];
+        assert_eq!(found, interned);
+    }
+
+    #[test]
+    fn what_nix_added_has_the_path_that_is_computed() {
+        let mut checked = 0;
+        for narinfo in narinfos("nix/none") {
+            let Some(ca) = narinfo.ca() else { continue };
+            let ca: ContentAddress = ca.parse().unwrap();
+            assert_eq!(ca, ContentAddress::Nar(narinfo.nar_hash()));
+            assert_eq!(Some(ca.to_string().as_str()), narinfo.ca());
+            assert_eq!(added(&narinfo, &StoreDir::nix()), *narinfo.store_path());
+            assert_ne!(added(&narinfo, &StoreDir::guix()), *narinfo.store_path());
+            checked += 1;
+        }
+        assert_eq!(checked, 3);
+    }
+
+    #[test]
+    fn a_flat_file_and_a_text_with_references_as_guix_interned_them() {
+        let flat = ContentAddress::Flat(NarHash::of(b"hello\n"));
+        let path = flat.store_path(&StoreDir::guix(), "flat-file.txt", &[], false).unwrap();
+        assert_eq!(path.to_string(), "zgmidwbnr63g56vaz0qrl65xy25lk7y6-flat-file.txt");
+
+        let tree = "xd1rjhrh2iwavikvfqz94i51ni40y17j-tiny-tree";
+        let python = "jhb1m2b5mg9x842d5v4r17xk7l47jah0-python3-lib";
+        let text = format!("tree=/gnu/store/{tree}\npython=/gnu/store/{python}\n");
+        let text = ContentAddress::Text(NarHash::of(text.as_bytes()));
+        let references = [tree, python, tree].map(|path| path.parse().unwrap());
+        let name = "manifest-with-refs";
+        let path = text.store_path(&StoreDir::guix(), name, &references, false).unwrap();
+        assert_eq!(path.to_string(), "mjgi32nyz5vkwzvfaq433imzp0dvmn05-manifest-with-refs");
+        assert!(text.store_path(&StoreDir::guix(), name, &[], true).is_err());
+        assert!(flat.store_path(&StoreDir::guix(), name, &references, false).is_err());
+    }
+
+    #[test]
+    fn references_and_the_name_change_the_path_of_a_nar() {
+        let nar = ContentAddress::Nar(NarHash::of(b""));
+        let reference = ["xd1rjhrh2iwavikvfqz94i51ni40y17j-tiny-tree".parse().unwrap()];
+        let path = |name, references: &[_], itself| {
+            nar.store_path(&StoreDir::nix(), name, references, itself).unwrap().hash_part()
+        };
+        let paths = [
+            path("a", &[], false),
+            path("b", &[], false),
+            path("a", &reference, false),
+            path("a", &[], true),
+            path("a", &reference, true),
+        ];
+        for (index, one) in paths.iter().enumerate() {
+            assert!(!paths[..index].contains(one), "{index}");
+        }
+        assert!(nar.store_path(&StoreDir::nix(), "a/b", &[], false).is_err());
+    }
+
+    #[test]
+    fn other_content_addresses_are_refused() {
+        for text in ["", "fixed:", "fixed:git:sha1:x", "fixed:r:sha1:x", "text:r:x"] {
+            assert!(text.parse::<ContentAddress>().is_err(), "{text}");
+        }
+    }
+}

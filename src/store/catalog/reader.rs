@@ -4,6 +4,7 @@
 //! index to read, [`IndexPage::find`] the page to read, and the page finds the entry. Only the tail
 //! is kept: 20 bytes for 768 pages.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::page::{NamePage, NarinfoPage};
@@ -29,7 +30,7 @@ pub enum Opening {
 }
 
 /// An open catalog: its store directory, and the roots of its index.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Catalog {
     store_dir: StoreDir,
     paths: u64,
@@ -37,7 +38,7 @@ pub struct Catalog {
     names: Index,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Index {
     /// Where its entries start in the content.
     offset: u64,
@@ -46,6 +47,18 @@ struct Index {
     pages_end: u64,
     /// First hash part of each index page.
     roots: Box<[HashPart]>,
+}
+
+impl fmt::Debug for Catalog {
+    /// Without the roots, which may be many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog")
+            .field("store_dir", &self.store_dir)
+            .field("paths", &self.paths)
+            .field("narinfo_pages", &self.narinfos.pages)
+            .field("name_pages", &self.names.pages)
+            .finish()
+    }
 }
 
 impl Catalog {

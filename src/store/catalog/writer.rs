@@ -19,8 +19,8 @@ const PAGE_TARGET: usize = 24 << 10;
 /// Entries of a name page, for the same size.
 const NAMES_PER_PAGE: usize = 768;
 
-/// Level of compression; higher ones gain little on text that is half hashes.
-const LEVEL: i32 = 9;
+/// Level of compression. Higher ones gain nothing up to 9, and 2 % up to 19, on text that is half hashes.
+const LEVEL: i32 = 3;
 
 /// Why a catalog cannot be written.
 #[derive(Debug, thiserror::Error)]
