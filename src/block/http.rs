@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Once},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -16,15 +16,21 @@ use reqwest::{
     redirect,
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{MutexGuard, Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{Block, BlockStore, Error, Found, Refusal, bad_url};
 use crate::eris::{BlockSize, Reference};
 
-/// Requests in flight: 64 blocks of 32 KiB fill 300 Mbit/s at 50 ms, and a server meets no more than 64 connections of HTTP/1.
+/// Requests in flight: 64 blocks of 32 KiB fill 300 Mbit/s at 50 ms, and a server of HTTP/1 meets
+/// hardly more than 64 connections.
 const IN_FLIGHT: usize = 64;
+/// For how long the first request to an HTTPS server goes alone. Only its answer shows whether requests can share a connection
+/// (HTTP/2); without the head start, a first batch would open a connection for each block. Longer is no use: slower is broken.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// After so long without an answer, the next request counts as the first again: servers close idle connections.
+const WARM: Duration = Duration::from_secs(30);
 /// A mirror may point to another once or twice; more is a loop.
 const REDIRECTS: usize = 3;
 
@@ -59,6 +65,8 @@ pub struct Http {
     resolver: Url,
     name: Arc<str>,
     permits: Semaphore,
+    first: tokio::sync::Mutex<()>,
+    answered: Mutex<Option<Instant>>,
     patience: Patience,
 }
 
@@ -93,7 +101,28 @@ impl Http {
             store: Arc::clone(&name),
             source: Arc::new(error),
         })?;
-        Ok(Self { client, resolver, name, permits: Semaphore::new(IN_FLIGHT), patience })
+        let permits = Semaphore::new(IN_FLIGHT);
+        Ok(Self {
+            client,
+            resolver,
+            name,
+            permits,
+            first: Default::default(),
+            answered: Mutex::default(),
+            patience,
+        })
+    }
+
+    /// Waits until another request has made first contact; what it returns is held by the one that makes it.
+    async fn head_start(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.resolver.scheme() == "http" || self.is_warm() {
+            return None;
+        }
+        timeout(HEAD_START, self.first.lock()).await.ok().filter(|_| !self.is_warm())
+    }
+
+    fn is_warm(&self) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < WARM)
     }
 
     async fn send(
@@ -108,7 +137,11 @@ impl Http {
         if let Some(block) = block {
             request = request.header(CONTENT_TYPE, "application/octet-stream").body(block);
         }
-        match timeout(self.patience.first_byte, request.send()).await {
+        let _first = self.head_start().await;
+        let sent = timeout(self.patience.first_byte, request.send()).await;
+        // A failure ends the head start too: the others need not wait in line to see it for themselves.
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        match sent {
             Ok(answer) => answer.map_err(|error| self.failed(reference, error)),
             Err(_) => Err(self.timed_out(reference, self.patience.first_byte)),
         }
@@ -173,7 +206,7 @@ impl Http {
         Error::TimedOut { reference: *reference, store: self.name.clone(), after }
     }
 
-    async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
+    async fn permit(&self) -> SemaphorePermit<'_> {
         self.permits.acquire().await.expect("the semaphore is never closed")
     }
 }

@@ -171,10 +171,7 @@ impl Shared {
                 let parameters = rusqlite::params![reference.as_bytes(), BlockSize::MAX as i64];
                 statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional()
             };
-            references
-                .iter()
-                .map(|reference| row(reference))
-                .collect::<rusqlite::Result<Vec<Option<(i64, Vec<u8>)>>>>()
+            references.iter().map(&mut row).collect::<rusqlite::Result<Vec<Option<(i64, Vec<u8>)>>>>()
         });
         let answer = |reference: Reference, row: Option<(i64, Vec<u8>)>| {
             let store = self.name.clone();
