@@ -10,6 +10,17 @@ use chacha20::cipher::{KeyIvInit, StreamCipher};
 use super::capability::{ConvergenceSecret, Key, Reference};
 use super::lanes;
 
+/// Bytes of a reference and its key, as they stand in a node.
+pub(super) const PAIR: usize = 64;
+
+/// The reference and the key of a pair.
+pub(super) fn split_pair(pair: &[u8; PAIR]) -> (Reference, Key) {
+    let (mut reference, mut key) = ([0; PAIR / 2], [0; PAIR / 2]);
+    reference.copy_from_slice(&pair[..PAIR / 2]);
+    key.copy_from_slice(&pair[PAIR / 2..]);
+    (Reference::new(reference), Key::new(key))
+}
+
 /// The name of a block: BLAKE2b-256 of its bytes.
 pub fn reference_of(block: &[u8]) -> Reference {
     Reference::new(lanes::hash(None, block))

@@ -10,13 +10,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::block::{apply_cipher, node_key, reference_of};
+use super::block::{PAIR, apply_cipher, node_key, reference_of, split_pair};
 use super::capability::{BlockSize, Generation, Key, ReadCapability, Reference};
-
-/// Bytes of a reference or a key in a node.
-const WIDTH: usize = 32;
-/// Bytes of a reference and its key.
-const PAIR: usize = 2 * WIDTH;
 
 /// Why a block or a tree of blocks is not a valid encoding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -294,7 +289,7 @@ impl Layout {
         // The reference alone decides: a key of zeros is a legal key.
         let children = plain
             .chunks_exact(PAIR)
-            .position(|pair| pair[..WIDTH] == [0; WIDTH])
+            .position(|pair| pair[..PAIR / 2] == [0; PAIR / 2])
             .unwrap_or(self.block_size.arity());
         if plain[children * PAIR..].iter().any(|byte| *byte != 0) {
             return Err(DecodeError::NodeTail { reference });
@@ -374,10 +369,11 @@ impl Node {
     }
 
     fn child(&self, child: usize) -> Position {
-        let (reference, key) = self.pairs[child * PAIR..][..PAIR].split_at(WIDTH);
+        let pair = self.pairs[child * PAIR..].first_chunk().expect("pairs are kept whole");
+        let (reference, key) = split_pair(pair);
         Position {
-            reference: Reference::new(reference.try_into().expect("half of a pair is 32 bytes")),
-            key: Key::new(key.try_into().expect("half of a pair is 32 bytes")),
+            reference,
+            key,
             level: self.level - 1,
             index: self.first_child.saturating_add(child as u64),
             right_edge: self.right_edge && child + 1 == self.len(),

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::block::seal;
-use super::capability::{BlockSize, ConvergenceSecret, Generation, Key, ReadCapability, Reference};
+use super::block::{PAIR, seal, split_pair};
+use super::capability::{BlockSize, ConvergenceSecret, Generation, ReadCapability, Reference};
 
 /// Content bytes that are gathered before they are sealed: enough to occupy the lanes of every core.
 const BATCH: usize = 1024 * 1024;
@@ -20,6 +20,8 @@ const GROUP: usize = 256 * 1024;
 /// The bytes are an allocation of their own, so that whoever keeps the block keeps nothing else alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedBlock {
+    /// 0 for a leaf, and these come in the order of the content; above it a node.
+    pub level: u8,
     /// The name of the block.
     pub reference: Reference,
     /// The encrypted bytes, as long as the block size.
@@ -55,7 +57,8 @@ impl Encoder {
                 Some(leaf) if leaf.len() < size => leaf,
                 _ => {
                     if self.leaves.len() * size >= BATCH {
-                        self.seal_leaves(&mut ready);
+                        let leaves = std::mem::take(&mut self.leaves);
+                        self.seal(0, leaves, &mut ready);
                     }
                     self.leaves.push_mut(Vec::with_capacity(size))
                 }
@@ -78,87 +81,54 @@ impl Encoder {
             last.resize(size, 0);
         }
         let mut ready = Vec::new();
-        self.seal_leaves(&mut ready);
+        let leaves = std::mem::take(&mut self.leaves);
+        self.seal(0, leaves, &mut ready);
 
         let mut level = 0;
-        loop {
-            let is_top = level + 1 == self.pairs.len();
-            let pairs = &mut self.pairs[level];
-            if is_top && pairs.len() == PAIR {
-                break;
+        let root = loop {
+            let is_top = self.pairs.len() == usize::from(level) + 1;
+            let pairs = &mut self.pairs[usize::from(level)];
+            if let (true, Ok(root)) = (is_top, <&[u8; PAIR]>::try_from(pairs.as_slice())) {
+                break root;
             }
             if !pairs.is_empty() {
                 let mut node = std::mem::take(pairs);
                 node.resize(size, 0);
-                self.seal_nodes(level, vec![node], &mut ready);
+                self.seal(level + 1, vec![node], &mut ready);
             }
             level += 1;
-        }
-        let (reference, key) = self.pairs[level].split_at(PAIR / 2);
-        let capability = ReadCapability {
-            generation: Generation::V1,
-            block_size: self.block_size,
-            level: u8::try_from(level).expect("level 255 takes more than 2^64 bytes of content"),
-            reference: Reference::new(reference.try_into().expect("half of a pair is 32 bytes")),
-            key: Key::new(key.try_into().expect("half of a pair is 32 bytes")),
         };
+        let (reference, key) = split_pair(root);
+        let capability =
+            ReadCapability { generation: Generation::V1, block_size: self.block_size, level, reference, key };
         (capability, ready)
     }
 
-    /// Seals all leaves of the buffer, which must be full, and the nodes that get full by them.
-    fn seal_leaves(&mut self, ready: &mut Vec<SealedBlock>) {
-        let leaves = std::mem::take(&mut self.leaves);
-        let secret = self.secret;
-        self.seal_level(0, leaves, Some(&secret), ready);
-    }
-
-    /// Seals full nodes made of the pairs of `level`.
-    fn seal_nodes(&mut self, level: usize, nodes: Vec<Vec<u8>>, ready: &mut Vec<SealedBlock>) {
-        self.seal_level(level + 1, nodes, None, ready);
-    }
-
     /// Seals blocks of one level, hands their pairs to the level above, and goes on there if it gets full.
-    fn seal_level(
-        &mut self,
-        level: usize,
-        mut blocks: Vec<Vec<u8>>,
-        secret: Option<&ConvergenceSecret>,
-        ready: &mut Vec<SealedBlock>,
-    ) {
+    /// A content that 64 bits can count never comes near level 255.
+    fn seal(&mut self, level: u8, mut blocks: Vec<Vec<u8>>, ready: &mut Vec<SealedBlock>) {
         let size = self.block_size.bytes();
-        let nonce_level = u8::try_from(level).expect("level 255 takes more than 2^64 bytes of content");
-        let sealed = seal_on_all_cores(&mut blocks, size, secret, nonce_level);
-        if self.pairs.len() == level {
+        let secret = (level == 0).then_some(&self.secret);
+        let group = GROUP / size;
+        let sealed: Vec<_> = if blocks.len() <= group || rayon::current_num_threads() == 1 {
+            blocks.chunks_mut(group).flat_map(|group| seal(group, secret, level)).collect()
+        } else {
+            blocks.par_chunks_mut(group).flat_map_iter(|group| seal(group, secret, level)).collect()
+        };
+        if self.pairs.len() == usize::from(level) {
             self.pairs.push(Vec::new());
         }
-        let pairs = &mut self.pairs[level];
+        let pairs = &mut self.pairs[usize::from(level)];
         for ((reference, key), block) in sealed.into_iter().zip(blocks) {
             pairs.extend_from_slice(reference.as_bytes());
             pairs.extend_from_slice(key.as_bytes());
-            ready.push(SealedBlock { reference, block: block.into() });
+            ready.push(SealedBlock { level, reference, block: block.into() });
         }
         if pairs.len() >= size {
             let rest = pairs.split_off(pairs.len() / size * size);
             let full = std::mem::replace(pairs, rest);
             let nodes = full.chunks_exact(size).map(<[u8]>::to_vec).collect();
-            self.seal_nodes(level, nodes, ready);
+            self.seal(level + 1, nodes, ready);
         }
-    }
-}
-
-/// Bytes of a reference and its key.
-const PAIR: usize = 64;
-
-fn seal_on_all_cores(
-    blocks: &mut [Vec<u8>],
-    size: usize,
-    secret: Option<&ConvergenceSecret>,
-    level: u8,
-) -> Vec<(Reference, Key)> {
-    let group = GROUP / size;
-    if blocks.len() <= group || rayon::current_num_threads() == 1 {
-        blocks.chunks_mut(group).flat_map(|group| seal(group, secret, level)).collect()
-    } else {
-        blocks.par_chunks_mut(group).flat_map_iter(|group| seal(group, secret, level)).collect()
     }
 }
