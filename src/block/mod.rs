@@ -9,9 +9,11 @@ mod counted;
 mod dir;
 mod error;
 mod fault;
+mod http;
 mod memory;
 mod retry;
 mod several;
+mod sqlite;
 mod verify;
 
 use std::{fmt, sync::Arc};
@@ -26,9 +28,11 @@ pub use counted::{Counted, Counts};
 pub use dir::Dir;
 pub use error::{Error, Found, Refusal, Source};
 pub use fault::{Fault, Faulty};
+pub use http::{Http, Patience};
 pub use memory::Memory;
 pub use retry::Retry;
 pub use several::Several;
+pub use sqlite::Sqlite;
 pub use verify::Verify;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
@@ -80,7 +84,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     fn concurrency(&self) -> usize;
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -88,10 +92,15 @@ pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
+        "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
+        // A wrong block may be the accident of one transfer, so the retry stands above the check.
+        "http" | "https" => {
+            Ok(Arc::new(Retry::new(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?))))))
+        }
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
-        _ => Err(bad_url(url, "known are dir:PATH and memory:")),
+        _ => Err(bad_url(url, "known are dir:PATH, sqlite:PATH, http://HOST/, https://HOST/ and memory:")),
     }
 }
 
@@ -106,7 +115,7 @@ pub fn open_all<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error>
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
-    Error::BadUrl { url: url.to_owned(), reason: reason.to_owned() }
+    Error::BadUrl { url: http::without_secret(url), reason: reason.to_owned() }
 }
 
 /// Whether a block can have this many bytes.

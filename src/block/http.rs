@@ -1,0 +1,329 @@
+//! Blocks from a web server, by the N2R resolver of RFC 2169 as the ERIS documents use it.
+//!
+//! `GET`, `HEAD` and `PUT` of `BASE/uri-res/N2R?urn:blake2b:REFERENCE`, over HTTP/2 where TLS negotiates it. Connections are
+//! reused, requests in flight are bounded, and so is every wait and every byte read: a server may be slow, silent or hostile.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, Once, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use reqwest::{
+    Client, ClientBuilder, Method, Response, StatusCode, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    redirect,
+};
+use tokio::{
+    sync::{MutexGuard, Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{Block, BlockStore, Error, Found, Refusal, bad_url};
+use crate::eris::{BlockSize, Reference};
+
+/// Requests in flight: 64 blocks of 32 KiB fill 300 Mbit/s at 50 ms, and a server of HTTP/1 meets
+/// hardly more than 64 connections.
+const IN_FLIGHT: usize = 64;
+/// For how long the first request to an HTTPS server goes alone. Only its answer shows whether requests can share a connection
+/// (HTTP/2); without the head start, a first batch would open a connection for each block. Longer is no use: slower is broken.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// After so long without an answer, the next request counts as the first again: servers close idle connections.
+const WARM: Duration = Duration::from_secs(30);
+/// A mirror may point to another once or twice; more is a loop.
+const REDIRECTS: usize = 3;
+
+/// How long a server is waited for. The defaults together stay below the 30 s that a read of the mount may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the connection, TLS included. 5 s is one lost SYN and its two repetitions.
+    pub connect: Duration,
+    /// From the request, connecting included, to the head of the answer. 10 s lets a disk spin up.
+    pub first_byte: Duration,
+    /// Between two pieces of the body. 10 s without a byte is a dead connection.
+    pub stall: Duration,
+    /// For the whole body: 64 blocks at once over 1 Mbit/s take 17 s.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(5), first_byte: seconds(10), stall: seconds(10), body: seconds(20) }
+    }
+}
+
+/// A web server that resolves `urn:blake2b:`: `http://HOST/PREFIX` or `https://...`.
+///
+/// The password of the URL, if there is one (`https://:TOKEN@HOST/`), is sent as a bearer token (RFC 6750) and shown nowhere;
+/// it does not follow a redirect to another host. [`sync`](BlockStore::sync) promises nothing beyond the server's answer to the
+/// put.
+pub struct Http {
+    client: Client,
+    /// The resolver, without its query and without the secret.
+    resolver: Url,
+    name: Arc<str>,
+    permits: Semaphore,
+    first: tokio::sync::Mutex<()>,
+    answered: Mutex<Option<Instant>>,
+    patience: Patience,
+}
+
+impl Http {
+    /// The server at `url`. Nothing is asked of it yet.
+    pub fn new(url: &str, patience: Patience) -> Result<Self, Error> {
+        let mut resolver = Url::parse(url).map_err(|error| bad_url(url, &error.to_string()))?;
+        if !matches!(resolver.scheme(), "http" | "https")
+            || resolver.query().or(resolver.fragment()).is_some()
+        {
+            return Err(bad_url(url, "it must be http://HOST/PREFIX or https://HOST/PREFIX, without ? or #"));
+        }
+        if !resolver.username().is_empty() {
+            return Err(bad_url(
+                url,
+                "a token is written as the password, without a user: https://:TOKEN@HOST/",
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(token) = resolver.password() {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", percent_decoded(token)))
+                .map_err(|_| bad_url(url, "the token has characters that HTTP does not allow"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        resolver.set_password(None).map_err(|()| bad_url(url, "it names no host"))?;
+        let name = resolver.as_str().into();
+        let path = format!("{}/uri-res/N2R", resolver.path().trim_end_matches('/'));
+        resolver.set_path(&path);
+        let client = client(headers, patience).map_err(|error| Error::Unavailable {
+            reference: None,
+            store: Arc::clone(&name),
+            source: Arc::new(error),
+        })?;
+        let permits = Semaphore::new(IN_FLIGHT);
+        Ok(Self {
+            client,
+            resolver,
+            name,
+            permits,
+            first: Default::default(),
+            answered: Mutex::default(),
+            patience,
+        })
+    }
+
+    /// Waits until another request has made first contact; what it returns is held by the one that makes it.
+    async fn head_start(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.resolver.scheme() == "http" || self.is_warm() {
+            return None;
+        }
+        timeout(HEAD_START, self.first.lock()).await.ok().filter(|_| !self.is_warm())
+    }
+
+    fn is_warm(&self) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < WARM)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        reference: &Reference,
+        block: Option<Block>,
+    ) -> Result<Response, Error> {
+        let mut url = self.resolver.clone();
+        url.set_query(Some(&format!("urn:blake2b:{reference}")));
+        let mut request = self.client.request(method, url);
+        if let Some(block) = block {
+            request = request.header(CONTENT_TYPE, "application/octet-stream").body(block);
+        }
+        let _first = self.head_start().await;
+        let sent = timeout(self.patience.first_byte, request.send()).await;
+        // A failure ends the head start too: the others need not wait in line to see it for themselves.
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        match sent {
+            Ok(answer) => answer.map_err(|error| self.failed(reference, error)),
+            Err(_) => Err(self.timed_out(reference, self.patience.first_byte)),
+        }
+    }
+
+    /// The body, of which no more is read than a block can have.
+    async fn body(&self, reference: &Reference, mut answer: Response) -> Result<Block, Error> {
+        let too_long =
+            || Error::Corrupt { reference: *reference, store: self.name.clone(), found: Found::TooLong };
+        let declared = answer.content_length().unwrap_or(0);
+        if declared > BlockSize::MAX as u64 {
+            return Err(too_long());
+        }
+        let mut block = Vec::with_capacity(declared as usize);
+        let end = Instant::now() + self.patience.body;
+        loop {
+            let patience = end.min(Instant::now() + self.patience.stall);
+            let piece = match timeout_at(patience, answer.chunk()).await {
+                Ok(piece) => piece.map_err(|error| self.failed(reference, error))?,
+                Err(_) => return Err(self.timed_out(reference, self.patience.stall)),
+            };
+            let Some(piece) = piece else { return Ok(block.into()) };
+            if block.len() + piece.len() > BlockSize::MAX {
+                return Err(too_long());
+            }
+            block.extend_from_slice(&piece);
+        }
+    }
+
+    /// What an answer other than success means.
+    fn refusal(&self, reference: &Reference, status: StatusCode) -> Error {
+        let store = self.name.clone();
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { reference: *reference, store },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Error::Refused { store, reason: Refusal::Denied(status.to_string()) }
+            }
+            status
+                if status.is_server_error()
+                    || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) =>
+            {
+                let source = Arc::new(NotNow(status));
+                Error::Unavailable { reference: Some(*reference), store, source }
+            }
+            status => Error::Refused { store, reason: Refusal::Status(status.as_u16()) },
+        }
+    }
+
+    fn failed(&self, reference: &Reference, error: reqwest::Error) -> Error {
+        let (reference, store) = (*reference, self.name.clone());
+        if error.is_redirect() {
+            return Error::Refused { store, reason: Refusal::Redirects };
+        }
+        if error.is_timeout() {
+            return self.timed_out(&reference, self.patience.connect);
+        }
+        // The address may be that of a redirect, with a secret in it.
+        Error::Unavailable { reference: Some(reference), store, source: Arc::new(error.without_url()) }
+    }
+
+    fn timed_out(&self, reference: &Reference, after: Duration) -> Error {
+        Error::TimedOut { reference: *reference, store: self.name.clone(), after }
+    }
+
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.permits.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
+/// A status by which a server says that it cannot answer now.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {0}")]
+struct NotNow(StatusCode);
+
+fn client(headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // An error says that the program has chosen one already, which will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    let builder = || -> ClientBuilder {
+        Client::builder()
+            .user_agent(concat!("erisfs/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers.clone())
+            .redirect(redirect::Policy::limited(REDIRECTS))
+            .referer(false)
+            .connect_timeout(patience.connect)
+            .pool_max_idle_per_host(IN_FLIGHT)
+            // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+            .http2_keep_alive_interval(patience.first_byte / 4)
+            .http2_keep_alive_timeout(patience.first_byte / 4)
+    };
+    // Without the system's certificates, as in a bare container, plain HTTP still works, and HTTPS fails when it is tried.
+    builder().build().or_else(|_| builder().tls_certs_only([]).build())
+}
+
+/// A URL as it may be shown: without what stands between `//` and the last `@`.
+pub(super) fn without_secret(url: &str) -> String {
+    match url.split_once("//").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((_, host)))) => format!("{scheme}//{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// `%3D` becomes `=`: a token may have characters that a URL must write so. What is no such sequence stays.
+fn percent_decoded(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = tail.get(..2).filter(|_| byte == b'%');
+        match escaped.and_then(|digits| data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()) {
+            Some(value) => {
+                decoded.extend(value);
+                rest = &tail[2..];
+            }
+            None => {
+                decoded.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("name", &self.name)
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl BlockStore for Http {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        let _permit = self.permit().await;
+        let answer = self.send(Method::GET, reference, None).await?;
+        match answer.status() {
+            StatusCode::OK => self.body(reference, answer).await,
+            status => Err(self.refusal(reference, status)),
+        }
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        let permit = self.permit().await;
+        let status = self.send(Method::HEAD, reference, None).await?.status();
+        drop(permit);
+        match status {
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
+            // A server of GET alone.
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => match self.get(reference).await {
+                Ok(_) => Ok(true),
+                Err(Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+            status => Err(self.refusal(reference, status)),
+        }
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        let _permit = self.permit().await;
+        match self.send(Method::PUT, reference, Some(block)).await?.status() {
+            status if status.is_success() => Ok(()),
+            // No such resource for a PUT: not an answer about the block.
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                Err(Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly })
+            }
+            status => Err(self.refusal(reference, status)),
+        }
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        IN_FLIGHT
+    }
+}

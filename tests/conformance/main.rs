@@ -1,0 +1,95 @@
+//! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
+
+mod faults;
+mod https;
+#[path = "../support/n2r.rs"]
+mod n2r;
+mod suite;
+
+use std::{any::Any, sync::Arc};
+
+use erisfs::block::{self, BlockStore, Cache, Counted, Fault, Memory, Retry, Several, Verify};
+use suite::Subject;
+
+/// The tests of the suite as tests of the store that `$subject` makes.
+macro_rules! conforms {
+    ($store:ident, $subject:expr, [$($promise:ident),+ $(,)?]) => {
+        mod $store {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    suite::$promise(&$subject.await).await;
+                }
+            )+
+        }
+    };
+    ($($store:ident: $subject:expr;)+) => {
+        $(conforms!($store, $subject, [
+            what_was_put_can_be_had,
+            an_absent_block_is_not_found,
+            putting_again_changes_nothing,
+            a_wrong_length_is_refused,
+            a_wrong_reference_is_refused,
+            many_blocks_come_each_as_often_as_asked,
+            an_empty_batch_is_no_work,
+            the_same_block_can_be_put_by_many_at_once,
+            leaving_in_the_middle_harms_nobody,
+            synced_blocks_are_there_after_reopening,
+            no_secret_is_shown,
+        ]);)+
+    };
+}
+
+conforms! {
+    memory: opened("memory:");
+    dir: on_disk("dir", "blocks");
+    sqlite: on_disk("sqlite", "blocks.sqlite");
+    http: served();
+    cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
+    several: decorated(last_of_three);
+    counted: decorated(|inner| Arc::new(Counted::new(inner)));
+    fault: decorated(|inner| Arc::new(Fault::new(inner)));
+    retry: decorated(|inner| Arc::new(Retry::new(inner)));
+    everything: decorated(all_decorators);
+}
+
+async fn opened(url: &str) -> Subject {
+    Subject::new(block::open(url).expect("a good URL"))
+}
+
+async fn on_disk(scheme: &str, name: &str) -> Subject {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("{scheme}:{}", folder.path().join(name).display());
+    let mut subject = opened(&url).await;
+    subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject.kept_alive = Box::new(folder);
+    subject
+}
+
+/// `http:` with a token, over a server that keeps its blocks in memory.
+async fn served() -> Subject {
+    let server = n2r::Server::start(Arc::new(Memory::new()), Some(suite::SECRET), None).await;
+    let url = format!("http://:{}@{}/prefix/", suite::SECRET.replace('/', "%2F"), server.address);
+    let mut subject = opened(&url).await;
+    subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject.kept_alive = Box::new(server) as Box<dyn Any + Send + Sync>;
+    subject
+}
+
+async fn decorated(decorate: impl FnOnce(Arc<dyn BlockStore>) -> Arc<dyn BlockStore>) -> Subject {
+    Subject::new(decorate(Arc::new(Verify::new(Arc::new(Memory::new())))))
+}
+
+/// Two stores that lack everything and take nothing come first.
+fn last_of_three(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
+    let empty = || Arc::new(suite::Library::default()) as Arc<dyn BlockStore>;
+    Arc::new(Several::new(vec![empty(), empty(), inner]))
+}
+
+fn all_decorators(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
+    let faultless = Arc::new(Verify::new(Arc::new(Fault::new(inner))));
+    let several = last_of_three(Arc::new(Retry::new(faultless)));
+    Arc::new(Counted::new(Arc::new(Cache::new(several, 1 << 20))))
+}
