@@ -11,7 +11,7 @@ mod read_dir;
 mod xattr;
 
 pub use crate::store::catalog::Kind;
-pub use catalog::{Catalog, Catalogs};
+pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use inode::Inode;
 pub use object::{Expected, Fault, Object};
 pub use read_dir::DirEntry;
@@ -23,6 +23,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 
+use crate::block::BlockStore;
 use crate::compress::Compression;
 use crate::content::{self, ByteLru, Deadline, Fetch, Flights, FrameCache, ReadAhead};
 use crate::eris::{self, ReadCapability};
@@ -187,6 +188,11 @@ impl Tree {
     /// What the root lists.
     pub fn catalogs(&self) -> &Catalogs {
         &self.catalogs
+    }
+
+    /// Where the blocks of everything in it come from.
+    pub fn store(&self) -> &Arc<dyn BlockStore> {
+        self.fetch.store()
     }
 
     /// Decoded frames are kept here.

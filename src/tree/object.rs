@@ -90,6 +90,28 @@ impl Object {
         self.content.capability()
     }
 
+    /// The encoded object.
+    pub fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    /// How the archive is compressed in the content; `None` if the content is no archive.
+    pub fn compression(&self) -> Option<Compression> {
+        match &self.form {
+            Form::File => None,
+            Form::Nar => Some(Compression::None),
+            Form::Seekable(_) => Some(Compression::Zstd),
+        }
+    }
+
+    /// Size of the NAR in bytes (of the file, where it is no NAR).
+    pub fn nar_size(&self) -> u64 {
+        match &self.form {
+            Form::File | Form::Nar => self.content.length(),
+            Form::Seekable(table) => table.content_size(),
+        }
+    }
+
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
         let table = match &self.form {

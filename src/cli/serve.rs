@@ -1,0 +1,63 @@
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::view::View;
+use super::{Session, Usage};
+use crate::serve::{Limits, PutPolicy, Server, Service, Token};
+use crate::tree::Settings;
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    view: View,
+    /// Where to listen; port 0: where the system chooses
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    listen: String,
+    /// Take blocks from those who know the token in ERISFS_TOKEN (if there is none, one is made up and shown)
+    #[arg(long)]
+    allow_put: bool,
+    /// Connections at a time
+    #[arg(long, value_name = "NUMBER", default_value_t = 512)]
+    max_connections: u16,
+}
+
+impl Serve {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let put = self.put_policy(session)?;
+        session.runtime.block_on(self.serve(session, put))
+    }
+
+    async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let tree = self.view.open(session, Settings::default()).await?;
+        let store = tree.store().clone();
+        let limits = Limits { connections: self.max_connections.into(), ..Limits::default() };
+        let tree = (!self.view.has_no_catalog()).then_some(tree);
+        let server = Server::bind(&self.listen, Service { store, tree, put, limits }).await;
+        let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
+        eprintln!("listening on http://{}/", server.local_addr());
+        let shutdown = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        server.run(shutdown).await;
+        Ok(())
+    }
+
+    fn put_policy(&self, session: &Session) -> anyhow::Result<PutPolicy> {
+        if !self.allow_put {
+            return Ok(PutPolicy::Refuse);
+        }
+        if let Some(token) = &session.environment.token {
+            let token = Token::new(token).map_err(|error| Usage(format!("ERISFS_TOKEN: {error}")))?;
+            return Ok(PutPolicy::Token(token));
+        }
+        let token = Token::random().context("cannot make a token")?;
+        eprintln!("token for putting blocks: {}", token.reveal());
+        Ok(PutPolicy::Token(token))
+    }
+}

@@ -1,0 +1,248 @@
+//! The bodies of answers: some bytes, or a part of an object that is fetched while it is sent.
+//!
+//! An object is read in pieces, a few ahead of what the client has taken, by tasks of their own, so that
+//! fetching goes on while the client reads. A piece that cannot be had ends the connection in mid-body:
+//! with the announced length the client sees that something is missing.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::activity::InFlight;
+use crate::content::{self, Deadline};
+use crate::tree::{Object, Tree};
+
+/// Bytes that are read of an object at once.
+const PIECE: u64 = 1 << 20;
+/// Pieces of one answer that are being read or wait for the client.
+const AHEAD: usize = 4;
+
+/// What an answer carries.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// These bytes.
+    Whole(Bytes),
+    /// A part of an object.
+    Pieces(Pieces),
+}
+
+impl Payload {
+    /// Bytes that are still to be sent.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Payload::Whole(bytes) => bytes.len() as u64,
+            Payload::Pieces(pieces) => pieces.end - pieces.sent,
+        }
+    }
+}
+
+/// A payload on its way to the client.
+#[derive(Debug)]
+pub(super) struct Body {
+    payload: Payload,
+    request: InFlight,
+}
+
+impl Body {
+    pub(super) fn new(payload: Payload, request: InFlight) -> Self {
+        Body { payload, request }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Incomplete;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
+        let next = match &mut self.payload {
+            Payload::Whole(bytes) if bytes.is_empty() => None,
+            Payload::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
+            Payload::Pieces(pieces) => ready!(pieces.poll_next(context)),
+        };
+        self.request.advance();
+        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.payload.length() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.payload.length())
+    }
+}
+
+/// The rest of the body cannot be had. What was in the way is in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ends early, at byte {sent}")]
+pub(super) struct Incomplete {
+    sent: u64,
+}
+
+/// Why a piece could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PieceError {
+    /// Its bytes could not be read.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// Reading it panicked.
+    #[error("reading failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What is read in pieces.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// The object as it was published.
+    Encoded(Arc<Object>),
+    /// The archive in it.
+    Nar(Arc<Object>, Arc<Tree>),
+}
+
+impl Source {
+    fn object(&self) -> &Arc<Object> {
+        match self {
+            Source::Encoded(object) | Source::Nar(object, _) => object,
+        }
+    }
+
+    async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, content::Error> {
+        match self {
+            Source::Encoded(object) => object.content().read_at(range, deadline).await,
+            Source::Nar(object, tree) => object.read_range(range, tree.frames(), deadline).await,
+        }
+    }
+}
+
+/// How much may be read for all clients together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Answers in pieces; each of them has always one piece at least.
+    bodies: Arc<Semaphore>,
+    /// Pieces beyond the first of each.
+    ahead: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Budget {
+    pub(super) fn new(bodies: usize, patience: Duration) -> Self {
+        let ahead = Arc::new(Semaphore::new(bodies));
+        Budget { bodies: Arc::new(Semaphore::new(bodies)), ahead, patience }
+    }
+
+    /// How long a piece, or anything else that has to be fetched, may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The right to answer in pieces; `None` if it is not to be had within the time of a piece.
+    pub(super) async fn body(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = tokio::time::timeout(self.patience, self.bodies.clone().acquire_owned()).await;
+        permit.ok()?.ok()
+    }
+}
+
+/// A range of an object, read ahead of the client.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    source: Source,
+    /// Everything before is with the client.
+    sent: u64,
+    /// Everything before is being read.
+    asked: u64,
+    end: u64,
+    first: Option<Bytes>,
+    ahead: VecDeque<Piece>,
+    budget: Arc<Budget>,
+    _body: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Piece {
+    reading: JoinHandle<Result<Bytes, content::Error>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+impl Pieces {
+    /// Starts reading `range`, and waits for the first piece: while nothing is sent, a failure can
+    /// still be told by the status.
+    pub(super) async fn start(
+        source: Source,
+        range: Range<u64>,
+        budget: Arc<Budget>,
+        body: OwnedSemaphorePermit,
+    ) -> Result<Self, PieceError> {
+        let (sent, asked, end) = (range.start, range.start, range.end);
+        let ahead = VecDeque::with_capacity(AHEAD);
+        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, _body: body };
+        pieces.read_ahead();
+        if let Some(piece) = pieces.ahead.front_mut() {
+            pieces.first = Some((&mut piece.reading).await??);
+            pieces.ahead.pop_front();
+        }
+        Ok(pieces)
+    }
+
+    fn read_ahead(&mut self) {
+        while self.asked < self.end && self.ahead.len() < AHEAD {
+            let permit = match self.ahead.is_empty() {
+                true => None,
+                false => match self.budget.ahead.clone().try_acquire_owned() {
+                    Ok(permit) => Some(permit),
+                    Err(_) => return,
+                },
+            };
+            // Pieces begin at multiples of their size, as frames and blocks do.
+            let until = (self.asked / PIECE + 1).saturating_mul(PIECE).min(self.end);
+            let range = self.asked..until;
+            let (source, deadline) = (self.source.clone(), Deadline::after(self.budget.patience));
+            let reading = tokio::spawn(async move { source.read(range, deadline).await });
+            self.ahead.push_back(Piece { reading, _permit: permit });
+            self.asked = until;
+        }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Incomplete>>> {
+        self.read_ahead();
+        let piece = match (self.first.take(), self.ahead.front_mut()) {
+            (Some(first), _) => Ok(first),
+            (None, None) => return Poll::Ready(None),
+            (None, Some(piece)) => {
+                let outcome = ready!(Pin::new(&mut piece.reading).poll(context));
+                self.ahead.pop_front();
+                outcome.map_err(PieceError::from).and_then(|read| read.map_err(PieceError::from))
+            }
+        };
+        match piece {
+            Ok(bytes) => {
+                self.sent += bytes.len() as u64;
+                self.read_ahead();
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Err(error) => {
+                self.ahead.clear();
+                let (name, sent) = (self.source.object().name(), self.sent);
+                tracing::warn!("{name}: the answer ends early, at byte {sent} of {}: {error}", self.end);
+                self.end = sent;
+                Poll::Ready(Some(Err(Incomplete { sent })))
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! HTTP: blocks by reference, and for stock `nix` and `guix` what the catalogs list.
+//!
+//! HTTP/1.1, and HTTP/2 by prior knowledge, on one port. The server holds no knowledge of its own: blocks
+//! come from a [`BlockStore`], everything else from the [`Tree`] that the mount shows. Whatever a client
+//! does costs bounded memory and ends in bounded time, and one client's fault is not another's.
+
+mod activity;
+mod answer;
+mod binary_cache;
+mod blocks;
+mod body;
+mod range;
+mod route;
+mod token;
+
+pub use token::{MIN_TOKEN_LENGTH, PutPolicy, Token, TokenError};
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::block::BlockStore;
+use crate::tree::Tree;
+use activity::{Activity, Watched};
+use answer::Answer;
+use binary_cache::{BinaryCache, Form};
+use blocks::Blocks;
+use body::{Body, Budget, Payload};
+use route::Route;
+
+/// How long to wait after a connection could not be accepted: mostly there are too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// What a client hears for whom there is no room.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+/// What is served, and to whom.
+#[derive(Debug)]
+pub struct Service {
+    /// The blocks.
+    pub store: Arc<dyn BlockStore>,
+    /// The store paths, if there are any.
+    pub tree: Option<Arc<Tree>>,
+    /// Whether blocks are taken, too.
+    pub put: PutPolicy,
+    /// What clients may ask of this machine.
+    pub limits: Limits,
+}
+
+/// What clients may ask of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; the next one is answered with 503 and closed.
+    pub connections: usize,
+    /// Requests at a time on an HTTP/2 connection.
+    pub streams: u32,
+    /// Archives that are sent at a time; all together hold two pieces of 1 MiB for each.
+    pub archives: usize,
+    /// Bytes of a request head; at least 8192.
+    pub head_bytes: u32,
+    /// Time for a request head, from its first byte; for the first of a connection, from its opening.
+    pub head: Duration,
+    /// Time between two requests on a connection.
+    pub idle: Duration,
+    /// Time in which a client has to take some bytes of its answer.
+    pub stall: Duration,
+    /// Time for a block, a catalog entry or a piece of an archive to come, and for a block that is put.
+    pub fetch: Duration,
+    /// Time that running requests have to end when the server is shut down.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 512,
+            streams: 128,
+            archives: 128,
+            head_bytes: 16 << 10,
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+            fetch: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A server that listens, and answers once it is run.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    site: Arc<Site>,
+}
+
+impl Server {
+    /// Listens at `addr`; port 0 lets the system choose.
+    pub async fn bind(addr: impl ToSocketAddrs, service: Service) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let local_addr = listener.local_addr()?;
+        Ok(Server { listener, local_addr, site: Arc::new(Site::new(service)) })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Answers until `shutdown` is ready, then finishes what is running, as long as the limits allow.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let limits = self.site.limits;
+        let room = Arc::new(Semaphore::new(limits.connections));
+        let (ending, ended) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => match room.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        let (site, ended) = (self.site.clone(), ended.clone());
+                        connections.spawn(async move {
+                            serve_connection(site, socket, peer, ended).await;
+                            drop(permit);
+                        });
+                    }
+                    Err(_) => {
+                        tracing::debug!("{peer}: no room for another connection");
+                        // As much of it as fits into the socket's buffer: nobody waits for this client.
+                        let _ = socket.try_write(NO_ROOM);
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+        drop(self.listener);
+        let _ = ending.send(true);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(limits.grace, all).await.is_err() {
+            tracing::warn!("{} connections are cut: they took too long to finish", connections.len());
+        }
+    }
+}
+
+async fn serve_connection(
+    site: Arc<Site>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    mut ended: watch::Receiver<bool>,
+) {
+    // Without it the end of an answer may wait for the client's acknowledgement of its start.
+    let _ = socket.set_nodelay(true);
+    let limits = site.limits;
+    let activity = Activity::new(limits);
+    let mut builder = Builder::new(TokioExecutor::new());
+    // hyper's own timer for heads would run between requests, too; see activity.rs.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.head_bytes);
+    let service = service_fn(|request| {
+        let (site, request_lasts) = (site.clone(), activity.begin());
+        async move {
+            let answer = site.answer(request).await;
+            Ok::<_, Infallible>(answer.map(|payload| Body::new(payload, request_lasts)))
+        }
+    });
+    let io = TokioIo::new(Watched::new(socket, activity.clone()));
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let ended = async { drop(ended.wait_for(|ended| *ended).await) };
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = activity.overdue() => return tracing::debug!("{peer}: too slow"),
+        () = ended => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                outcome = connection => outcome,
+                () = activity.overdue() => return,
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!("{peer}: {error}");
+    }
+}
+
+/// All resources.
+#[derive(Debug)]
+struct Site {
+    blocks: Blocks,
+    binary_cache: Option<BinaryCache>,
+    limits: Limits,
+}
+
+impl Site {
+    fn new(Service { store, tree, put, limits }: Service) -> Self {
+        let budget = Arc::new(Budget::new(limits.archives, limits.fetch));
+        let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget));
+        Site { blocks: Blocks::new(store, put, limits.fetch), binary_cache, limits }
+    }
+
+    /// Answers a request. A panic on the way is this request's fault alone.
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let is_head = request.method() == Method::HEAD;
+        // Not the query: it may hold a read capability, which does not belong into a log.
+        let what = format!("{} {}", request.method(), request.uri().path());
+        let answered = AssertUnwindSafe(self.route(request)).catch_unwind().await;
+        let answer = answered.unwrap_or_else(|_| {
+            tracing::error!("{what}: panicked");
+            answer::line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
+        });
+        tracing::debug!("{what}: {}", answer.status());
+        match is_head {
+            true => answer.map(|_| Payload::Whole(bytes::Bytes::new())),
+            false => answer,
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Answer {
+        let Some(route) = Route::of(request.uri()) else { return answer::not_found() };
+        if let Route::Block(reference) = route {
+            return self.blocks.answer(reference, request).await;
+        }
+        let (method, headers) = (request.method(), request.headers());
+        if method != Method::GET && method != Method::HEAD {
+            return answer::wrong_method("GET, HEAD");
+        }
+        let Some(cache) = &self.binary_cache else {
+            return if route == Route::About { self.about() } else { answer::not_found() };
+        };
+        match route {
+            Route::About | Route::Block(_) => self.about(),
+            Route::CacheInfo => cache.info(),
+            Route::Narinfo(hash_part) => cache.narinfo(hash_part).await,
+            Route::Listing(hash_part) => cache.listing(hash_part).await,
+            Route::Encoded(hash_part) => cache.archive(hash_part, Form::Encoded, method, headers).await,
+            Route::Nar(hash_part) => cache.archive(hash_part, Form::Nar, method, headers).await,
+        }
+    }
+
+    fn about(&self) -> Answer {
+        let catalogs = self.binary_cache.as_ref().map(BinaryCache::description).unwrap_or_default();
+        let about = format!(
+            "erisfs {}\nERIS blocks: /uri-res/N2R?urn:blake2b:REFERENCE\n{catalogs}",
+            env!("CARGO_PKG_VERSION")
+        );
+        let mut answer = answer::whole(StatusCode::OK, "text/plain; charset=utf-8", about);
+        answer::set(&mut answer, hyper::header::CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-cache"));
+        answer
+    }
+}
