@@ -41,10 +41,6 @@ impl Deadline {
     pub fn has_passed(&self) -> bool {
         Instant::now() >= self.0
     }
-
-    pub(crate) fn instant(&self) -> Instant {
-        self.0
-    }
 }
 
 /// Why bytes of a content could not be had.

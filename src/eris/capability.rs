@@ -194,6 +194,9 @@ impl BlockSize {
     /// Bytes of the larger block size: nothing longer can be a block.
     pub const MAX: usize = Self::Large.bytes();
 
+    /// Content of this many bytes and more is cut into large blocks (the tools' common advice).
+    pub const AUTO_THRESHOLD: u64 = 16 << 10;
+
     /// Bytes of a block.
     pub const fn bytes(self) -> usize {
         match self {
@@ -219,7 +222,7 @@ impl BlockSize {
     /// The block size that the implementations recommend for a content of this many bytes: small ones
     /// below 16 KiB, where a large block would be mostly padding.
     pub const fn for_length(length: u64) -> Self {
-        if length < 16 * 1024 { Self::Small } else { Self::Large }
+        if length < Self::AUTO_THRESHOLD { Self::Small } else { Self::Large }
     }
 }
 

@@ -81,11 +81,11 @@ impl Occupant {
     }
 
     fn preferred(&self) -> u64 {
-        let hash: &[u8] = match self {
-            Occupant::Path { path, .. } => &path.hash_part().sortable_bytes()[..],
-            Occupant::Content(content) => &content.reference.as_bytes()[..],
+        let first = match self {
+            Occupant::Path { path, .. } => path.hash_part().sortable_bytes().first_chunk::<5>().copied(),
+            Occupant::Content(content) => content.reference.as_bytes().first_chunk::<5>().copied(),
         };
-        hash[..5].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        first.into_iter().flatten().fold(0, |number, byte| number << 8 | u64::from(byte))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::compress::Compression;
 use crate::content::{self, ByteLru, Deadline, Fetch, Flights, FrameCache, ReadAhead};
 use crate::eris::{self, ReadCapability};
 use crate::nar::{self, NodeId};
-use crate::store::{HashPart, Narinfo, StoreDir, StorePath};
+use crate::store::{HashPart, StorePath};
 use inode::{Occupant, Occupants, Slot};
 
 /// Fetches ahead that may be under way at once; what finds no room is not fetched ahead.

@@ -130,7 +130,7 @@ impl Object {
             let end = range.end.min(frame.decompressed.end) - frame.decompressed.start;
             async move {
                 let bytes = frames.get(&self.content, &frame, deadline).await?;
-                Ok(bytes.slice(start as usize..end as usize))
+                Ok::<_, content::Error>(bytes.slice(start as usize..end as usize))
             }
         });
         let parts: Vec<Bytes> = futures::future::try_join_all(reads).await?;
