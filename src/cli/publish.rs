@@ -1,0 +1,162 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{Blocks, Session, Usage, print};
+use crate::publish::{self, Error, Event, Observer, Published, Settings};
+use crate::store::StoreDir;
+
+/// Where the program remembers what it published, below the user's cache directory.
+const STATE: &str = "erisfs/published.sqlite";
+/// How often the progress bar is drawn anew when nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct Publish {
+    #[command(flatten)]
+    blocks: Blocks,
+    /// Write narinfos, listings and nix-cache-info to this directory
+    #[arg(long, value_name = "DIR")]
+    narinfo: Option<PathBuf>,
+    /// Publish also everything that the store paths refer to
+    #[arg(long)]
+    closure: bool,
+    /// The store that other directories and files are named for [default: that of the store paths given,
+    /// else the one of this machine]
+    #[arg(long, value_name = "DIR")]
+    store_dir: Option<StoreDir>,
+    /// The name of the only PATH in its store path [default: its own]
+    #[arg(long)]
+    name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Store paths, or any other directories and files
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+impl Publish {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let store = self.blocks.open(session)?;
+        let settings = Settings {
+            narinfo: self.narinfo.clone(),
+            closure: self.closure,
+            store_dir: self.store_dir.clone(),
+            name: self.name.clone(),
+            state: session.environment.cache_home.as_ref().map(|home| home.join(STATE)),
+        };
+        let progress = Arc::new(Progress::start());
+        let started = Instant::now();
+        let work = publish::publish(store, self.paths.clone(), settings, progress.clone());
+        let published = session.runtime.block_on(work);
+        progress.bar.finish_and_clear();
+        let published = published.map_err(|error| match error {
+            Error::NameUnused => Usage(format!("--name: {error}")).into(),
+            error => anyhow::Error::from(error),
+        })?;
+        if self.json {
+            print(as_json(&published))?;
+        } else {
+            for path in &published.paths {
+                print(published.store_dir.join(path.narinfo.store_path()))?;
+            }
+            print(published.catalog)?;
+        }
+        eprintln!("{}", summary(&published, progress.read.load(Relaxed), started.elapsed()));
+        Ok(())
+    }
+}
+
+fn as_json(published: &Published) -> serde_json::Value {
+    let paths = published.paths.iter().map(|path| {
+        json!({
+            "storePath": published.store_dir.join(path.narinfo.store_path()),
+            "urn": path.capability.to_string(),
+            "narHash": path.narinfo.nar_hash().to_string(),
+            "narSize": path.narinfo.nar_size(),
+            "packedSize": path.packed_size,
+            "reused": path.reused,
+        })
+    });
+    json!({
+        "catalog": published.catalog.to_string(),
+        "storeDir": published.store_dir.as_str(),
+        "paths": paths.collect::<Vec<_>>(),
+    })
+}
+
+fn summary(published: &Published, read: u64, took: Duration) -> String {
+    let paths = &published.paths;
+    let reused = paths.iter().filter(|path| path.reused).count();
+    let nar: u64 = paths.iter().map(|path| path.narinfo.nar_size()).sum();
+    let packed: u64 = paths.iter().map(|path| path.packed_size).sum();
+    let seconds = took.as_secs_f64();
+    format!(
+        "{} store paths ({reused} published before), NAR {}, packed {}; {} blocks put in {seconds:.1} s, {}/s packed",
+        paths.len(),
+        HumanBytes(nar),
+        HumanBytes(packed),
+        published.blocks,
+        HumanBytes((read as f64 / seconds.max(0.001)) as u64),
+    )
+}
+
+/// The bar on stderr; nothing is shown where that is no terminal.
+struct Progress {
+    bar: ProgressBar,
+    paths: AtomicU64,
+    done: AtomicU64,
+    read: AtomicU64,
+}
+
+impl Progress {
+    fn start() -> Self {
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg:.dim}",
+        );
+        let bar = ProgressBar::new(0).with_style(style.expect("the template is right"));
+        bar.enable_steady_tick(TICK);
+        Progress { bar, paths: AtomicU64::new(0), done: AtomicU64::new(0), read: AtomicU64::new(0) }
+    }
+
+    fn show_paths(&self) {
+        self.bar.set_prefix(format!("{}/{}", self.done.load(Relaxed), self.paths.load(Relaxed)));
+    }
+}
+
+impl Observer for Progress {
+    fn observe(&self, event: Event<'_>) {
+        match event {
+            Event::Planned { paths, nar_bytes } => {
+                self.paths.store(paths, Relaxed);
+                self.bar.inc_length(nar_bytes);
+                self.show_paths();
+            }
+            Event::Hashing { location } => self.bar.set_message(format!("hashing {}", base_name(location))),
+            Event::Packing { path, nar_bytes } => {
+                self.bar.inc_length(nar_bytes.unwrap_or(0));
+                self.bar.set_message(path.name().to_owned());
+            }
+            Event::Read { bytes } => {
+                self.read.fetch_add(bytes, Relaxed);
+                self.bar.inc(bytes);
+            }
+            Event::Done { reused, .. } => {
+                self.done.fetch_add(1, Relaxed);
+                // What was not read must not count for the rate.
+                self.bar.dec_length(reused.unwrap_or(0));
+                self.show_paths();
+            }
+        }
+    }
+}
+
+fn base_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,85 @@
+//! The directory of narinfos: what a static web server needs to be a substitute server.
+//!
+//! Each file is written beside its place and renamed, the narinfo after what it promises, so that readers and
+//! interrupted runs never meet half of one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use crate::nar::{Listing, ListingError};
+use crate::store::{Narinfo, StoreDir, StorePath};
+
+/// A directory that narinfos are written to.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    /// Makes the directory and its `nix-cache-info`, if need be.
+    pub fn open(directory: &Path, store_dir: &StoreDir) -> Result<Self, Error> {
+        let files = Self { directory: directory.to_owned() };
+        let path = directory.join("nix-cache-info");
+        let failed = |source| Error::File { path: path.clone(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let found = text.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim);
+                if let Some(found) = found.filter(|found| *found != store_dir.as_str()) {
+                    let found = found.chars().take(256).collect();
+                    return Err(Error::OtherCache { path, found, expected: store_dir.clone() });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                files.write("nix-cache-info", format!("StoreDir: {store_dir}\n").as_bytes())?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(files)
+    }
+
+    /// Whether the listing of a store path is there.
+    pub fn has_listing(&self, path: &StorePath) -> bool {
+        self.directory.join(listing_name(path)).is_file()
+    }
+
+    /// Writes the listing, if there is a new one, and the narinfo.
+    pub fn add(&self, narinfo: &Narinfo, listing: Option<&Listing>) -> Result<(), Error> {
+        let path = narinfo.store_path();
+        if let Some(listing) = listing {
+            let mut json = Vec::new();
+            match listing.to_json(&mut json) {
+                Ok(()) => self.write(&listing_name(path), &json)?,
+                Err(error @ ListingError::NotUtf8 { .. }) => {
+                    tracing::warn!("{path}: no listing is written: {error}");
+                }
+                Err(error) => {
+                    let path = self.directory.join(listing_name(path));
+                    return Err(Error::File { path, source: io::Error::other(error) });
+                }
+            }
+        }
+        self.write(&format!("{}.narinfo", path.hash_part()), narinfo.as_str().as_bytes())
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> Result<(), Error> {
+        let path = self.directory.join(name);
+        let written = tempfile::Builder::new()
+            .prefix(".incoming-")
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(&self.directory)
+            .and_then(|mut file| {
+                file.write_all(contents)?;
+                file.persist(&path)?;
+                Ok(())
+            });
+        written.map_err(|source| Error::File { path, source })
+    }
+}
+
+fn listing_name(path: &StorePath) -> String {
+    format!("{}.ls", path.hash_part())
+}

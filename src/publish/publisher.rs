@@ -1,0 +1,283 @@
+//! The order of the work: find out what a path is, look whether it was published, pack it, sync, then say so.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::check::is_complete;
+use super::database::PathInfo;
+use super::encode::{Encoded, Failure, Puts, Sink, encode};
+use super::files::Files;
+use super::plan::{Identity, Subject};
+use super::state::{Key, Record, State};
+use super::{Error, Event, FORMAT, Observer, Published, PublishedPath, Settings, blocking, pack};
+use crate::block::{self, BlockStore};
+use crate::eris::{ConvergenceSecret, ReadCapability};
+use crate::nar::Listing;
+use crate::nar::seekable::{FRAME_SIZE, LEVEL};
+use crate::store::catalog::{WriteError, Writer};
+use crate::store::narinfo::{Download, NarinfoError};
+use crate::store::{ContentAddress, HashPart, NarHash, Narinfo, StoreDir};
+
+/// Most paths that are worked on side by side: each has some frames and batches in memory.
+const MAX_AT_ONCE: usize = 8;
+/// How long finished paths wait to be synced together; what is lost when a run is interrupted.
+const SYNC_AFTER: Duration = Duration::from_secs(2);
+
+/// Publishes paths of one store into one block store.
+pub(super) struct Publisher {
+    store: Arc<dyn BlockStore>,
+    store_dir: StoreDir,
+    files: Option<Files>,
+    state: Option<State>,
+    observer: Arc<dyn Observer>,
+}
+
+/// A path whose blocks were put, but perhaps not synced.
+struct Finished {
+    key: Key,
+    record: Record,
+    narinfo: Narinfo,
+    /// The tree, where a listing is to be written.
+    listing: Option<Listing>,
+    reused: bool,
+    blocks: u64,
+}
+
+impl Publisher {
+    /// Opens the state and the directory of narinfos. Blocks on the disk.
+    pub fn new(
+        store: Arc<dyn BlockStore>,
+        store_dir: StoreDir,
+        settings: &Settings,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, Error> {
+        let files = settings.narinfo.as_ref().map(|directory| Files::open(directory, &store_dir));
+        let state = settings.state.as_ref().and_then(|file| {
+            let opened = State::open(file);
+            opened.inspect_err(|error| forgets(file, error)).ok()
+        });
+        Ok(Self { store, store_dir, files: files.transpose()?, state, observer })
+    }
+
+    /// Publishes everything, then the catalog.
+    pub async fn publish(self: Arc<Self>, subjects: Vec<Subject>) -> Result<Published, Error> {
+        let nar_bytes = subjects.iter().filter_map(Subject::nar_size).sum();
+        self.observer.observe(Event::Planned { paths: subjects.len() as u64, nar_bytes });
+        let at_once = available_parallelism().map_or(1, |cores| cores.get().min(MAX_AT_ONCE));
+        let mut waiting = subjects.into_iter();
+        let mut working = JoinSet::new();
+        let mut finished = Vec::new();
+        let mut last_sync = Instant::now();
+        let mut published = BTreeMap::new();
+        let mut blocks = 0;
+        loop {
+            while working.len() < at_once
+                && let Some(subject) = waiting.next()
+            {
+                working.spawn(self.clone().publish_path(subject));
+            }
+            match working.join_next().await {
+                Some(Ok(path)) => finished.push(path?),
+                Some(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+                None => break,
+            }
+            if last_sync.elapsed() >= SYNC_AFTER {
+                blocks += self.clone().settle(std::mem::take(&mut finished), &mut published).await?;
+                last_sync = Instant::now();
+            }
+        }
+        blocks += self.clone().settle(finished, &mut published).await?;
+        let paths: Vec<PublishedPath> = published.into_values().collect();
+        let (catalog, paths, put) = self.put_catalog(paths).await?;
+        Ok(Published { catalog, store_dir: self.store_dir.clone(), paths, blocks: blocks + put })
+    }
+
+    async fn publish_path(self: Arc<Self>, subject: Subject) -> Result<Finished, Error> {
+        let Subject { location, identity } = subject;
+        let registered = matches!(identity, Identity::Registered(_));
+        let counted = matches!(&identity, Identity::Registered(info) if info.nar_size.is_some());
+        let (info, mut listing) = self.identify(&location, identity).await?;
+        let path = &info.path;
+        let what = self.store_dir.join(path);
+        let key = Key {
+            store: self.store.name().to_owned(),
+            path: what.clone(),
+            nar_hash: info.nar_hash,
+            format: format!("{FORMAT}; frame={FRAME_SIZE}; level={LEVEL}"),
+        };
+        let before = self.clone().recorded(key.clone()).await;
+        let mut puts = Puts::All;
+        if let Some(record) = before {
+            let complete = is_complete(&*self.store, &record.capability).await;
+            if complete.map_err(|source| Error::Store { what, source })? {
+                if listing.is_none() && self.files.as_ref().is_some_and(|files| !files.has_listing(path)) {
+                    listing = Some(self.hash(&location, info.nar_hash).await?);
+                }
+                self.observer.observe(Event::Done { path, reused: Some(record.nar_size) });
+                let narinfo = self.narinfo(&info, &record)?;
+                return Ok(Finished { key, record, narinfo, listing, reused: true, blocks: 0 });
+            }
+            puts = Puts::Missing;
+        }
+        let nar_bytes = info.nar_size.filter(|_| !counted);
+        self.observer.observe(Event::Packing { path, nar_bytes });
+        let put = pack::pack(&*self.store, puts, &location, self.observer.clone()).await?;
+        if put.nar_hash != info.nar_hash {
+            let (path, expected) = (location, info.nar_hash);
+            return Err(match registered {
+                true => Error::NarHash { path, expected, found: put.nar_hash },
+                false => Error::Changed { path },
+            });
+        }
+        self.observer.observe(Event::Done { path, reused: None });
+        let narinfo = self.narinfo(&info, &put.record)?;
+        let listing = self.files.is_some().then_some(put.listing);
+        Ok(Finished { key, record: put.record, narinfo, listing, reused: false, blocks: put.blocks })
+    }
+
+    /// What a database would say of a path; and its tree, where it had to be read for that.
+    async fn identify(
+        &self,
+        location: &Path,
+        identity: Identity,
+    ) -> Result<(PathInfo, Option<Listing>), Error> {
+        let name = match identity {
+            Identity::Registered(info) => return Ok((*info, None)),
+            Identity::Unregistered(path) => Ok(path),
+            Identity::Added(name) => Err(name),
+        };
+        self.observer.observe(Event::Hashing { location });
+        let hashed = pack::hash(location.to_owned()).await?;
+        let nar_hash = NarHash::new(hashed.nar_hash);
+        let (path, ca) = match name {
+            Ok(path) => (path, None),
+            Err(name) => {
+                let ca = ContentAddress::Nar(nar_hash);
+                (ca.store_path(&self.store_dir, &name, &[], false)?, Some(ca.to_string()))
+            }
+        };
+        let (references, deriver) = (Vec::new(), None);
+        let info = PathInfo { path, nar_hash, nar_size: Some(hashed.nar_size), references, deriver, ca };
+        Ok((info, Some(hashed.listing)))
+    }
+
+    /// The tree of a path that is known to have this hash.
+    async fn hash(&self, location: &Path, expected: NarHash) -> Result<Listing, Error> {
+        let hashed = pack::hash(location.to_owned()).await?;
+        let found = NarHash::new(hashed.nar_hash);
+        match found == expected {
+            true => Ok(hashed.listing),
+            false => Err(Error::NarHash { path: location.to_owned(), expected, found }),
+        }
+    }
+
+    async fn recorded(self: Arc<Self>, key: Key) -> Option<Record> {
+        blocking(move || {
+            let found = self.state.as_ref()?.find(&key);
+            found.unwrap_or_else(|error| {
+                tracing::warn!("cannot tell whether {} was published before: {error}", key.path);
+                None
+            })
+        })
+        .await
+    }
+
+    fn narinfo(&self, info: &PathInfo, record: &Record) -> Result<Narinfo, Error> {
+        let path = info.path.clone();
+        let download = Download {
+            url: format!("nar/{}.nar.zst", path.hash_part()),
+            compression: Some("zstd".to_owned()),
+            file_hash: Some(record.packed_hash),
+            file_size: Some(record.packed_size),
+        };
+        let failed = |source: NarinfoError| {
+            let store_path = self.store_dir.join(&info.path);
+            Error::Narinfo { store_path, source }
+        };
+        Narinfo::builder(self.store_dir.clone(), path, info.nar_hash, record.nar_size)
+            .references(info.references.iter().cloned())
+            .deriver(info.deriver.clone())
+            // One of a kind that this program does not know is left out.
+            .ca(info.ca.as_deref().and_then(|ca| ca.parse().ok()))
+            .download(download)
+            .eris(FORMAT, &record.capability.to_string())
+            .build()
+            .map_err(failed)
+    }
+
+    /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Returns the blocks put.
+    async fn settle(
+        self: Arc<Self>,
+        finished: Vec<Finished>,
+        published: &mut BTreeMap<HashPart, PublishedPath>,
+    ) -> Result<u64, Error> {
+        let blocks: u64 = finished.iter().map(|path| path.blocks).sum();
+        if blocks > 0 {
+            self.sync("the last paths").await?;
+        }
+        let finished = blocking(move || {
+            if let Some(files) = &self.files {
+                finished.iter().try_for_each(|path| files.add(&path.narinfo, path.listing.as_ref()))?;
+            }
+            if let Some(state) = &self.state {
+                let new = finished.iter().filter(|path| !path.reused);
+                let rows: Vec<_> = new.map(|path| (path.key.clone(), path.record.clone())).collect();
+                if let Err(error) = state.record(&rows) {
+                    tracing::warn!("what was published will not be remembered: {error}");
+                }
+            }
+            Ok::<_, Error>(finished)
+        })
+        .await?;
+        for Finished { record, narinfo, reused, .. } in finished {
+            let Record { capability, packed_size, kind, number, .. } = record;
+            let hash_part = narinfo.store_path().hash_part();
+            let path = PublishedPath { narinfo, capability, packed_size, kind, number, reused };
+            published.insert(hash_part, path);
+        }
+        Ok(blocks)
+    }
+
+    /// Puts what the store lacks of the catalog. Returns its capability, the paths, and the number of blocks put.
+    async fn put_catalog(
+        &self,
+        paths: Vec<PublishedPath>,
+    ) -> Result<(ReadCapability, Vec<PublishedPath>, u64), Error> {
+        let store_dir = self.store_dir.clone();
+        let write = move |sink: &mut Sink| {
+            let mut writer = Writer::new(sink, store_dir)?;
+            for path in &paths {
+                writer.add(&path.narinfo, path.kind, path.number)?;
+            }
+            writer.finish()?;
+            Ok::<_, WriteError>(paths)
+        };
+        let encoded = encode(&*self.store, Puts::Missing, None, ConvergenceSecret::NULL, write).await;
+        let Encoded { capability, blocks, made: paths } = encoded.map_err(|failure| match failure {
+            Failure::Store(source) => store_error("the catalog", source),
+            Failure::Content(error) => error.into(),
+        })?;
+        if blocks > 0 {
+            self.sync("the catalog").await?;
+        }
+        Ok((capability, paths, blocks))
+    }
+
+    async fn sync(&self, what: &str) -> Result<(), Error> {
+        self.store.sync().await.map_err(|source| store_error(what, source))
+    }
+}
+
+fn store_error(what: &str, source: block::Error) -> Error {
+    Error::Store { what: what.to_owned(), source }
+}
+
+fn forgets(file: &Path, error: &rusqlite::Error) {
+    tracing::warn!("{}: what was published is not remembered: {error}", file.display());
+}
