@@ -406,6 +406,28 @@ fn roots_out_of_order_are_refused() {
 }
 
 #[test]
+fn an_index_page_that_reaches_beyond_the_next_root_is_refused() {
+    let root = |byte| HashPart::from_sortable_bytes([byte; 20]);
+    let Opening::Catalog(catalog) = open_tail(&[root(1), root(2)], [769, 0]).unwrap() else {
+        panic!("the tail is whole")
+    };
+    let index = catalog.index_page(Table::Narinfos, &root(1)).unwrap();
+    let entry = |number: u16, first: u8| {
+        let mut entry = [0; INDEX_ENTRY as usize];
+        entry[..KEY].fill(first);
+        entry[KEY - 2..KEY].copy_from_slice(&number.to_be_bytes());
+        entry[28] = 1;
+        entry[32] = 1;
+        entry
+    };
+    let mut entries: Vec<_> = (0x0101..0x0101 + 768).map(|number| entry(number, 1)).collect();
+    assert!(index.find(entries.as_flattened(), &root(1)).unwrap().is_some());
+    entries[767] = entry(0x0202, 2);
+    let refused = index.find(entries.as_flattened(), &root(1));
+    assert!(matches!(refused, Err(CatalogError::IndexOrder { page: 767, .. })), "{refused:?}");
+}
+
+#[test]
 fn a_tail_has_a_mebibyte_at_most() {
     let roots: Vec<_> = (0..52_426u32)
         .map(|n| {
