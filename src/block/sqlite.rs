@@ -4,7 +4,7 @@
 //! of blocks is one transaction. Also works on a file that cannot be written, on a medium that cannot.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -152,7 +152,7 @@ impl Shared {
 
     fn open_writer(&self) -> Result<Connection, Error> {
         let (mut connection, kind) =
-            self.open(OpenFlags::SQLITE_OPEN_CREATE).map_err(|error| self.failed(error))?;
+            self.open(OpenFlags::SQLITE_OPEN_CREATE).map_err(|error| self.failed_to_open_writer(error))?;
         match kind {
             Kind::Blocks => return Ok(connection),
             Kind::Empty => {}
@@ -234,6 +234,17 @@ impl Shared {
 
     fn foreign(&self, what: &str) -> Error {
         Error::Refused { store: self.name.clone(), reason: Refusal::Foreign(what.to_owned()) }
+    }
+
+    /// SQLite says only that it cannot open the file; the system says why.
+    fn failed_to_open_writer(&self, error: rusqlite::Error) -> Error {
+        let refused = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
+        match OpenOptions::new().append(true).open(&self.path) {
+            Err(why) if refused.contains(&why.kind()) => {
+                Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly }
+            }
+            _ => self.failed(error),
+        }
     }
 
     fn failed(&self, error: rusqlite::Error) -> Error {
