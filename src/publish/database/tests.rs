@@ -60,7 +60,7 @@ fn database(folder: &TempDir, schema: &str, store_dir: &StoreDir) -> PathBuf {
     let connection = Connection::open(&file).unwrap();
     connection.pragma_update(None, "journal_mode", "wal").unwrap();
     connection.execute_batch(schema).unwrap();
-    for (index, letter) in (0i64..).zip("abcd".chars()) {
+    for (index, letter) in (0i64..).zip("acbd".chars()) {
         let full = store_dir.join(&path(letter));
         // Both daemons write hexadecimal; base32 is read as well.
         let hash = match letter {
@@ -73,7 +73,7 @@ fn database(folder: &TempDir, schema: &str, store_dir: &StoreDir) -> PathBuf {
         let size = 100 + index;
         connection.execute(insert, (index + 1, full, hash, deriver, size)).unwrap();
     }
-    connection.execute_batch("insert into Refs values (1, 3), (1, 2), (2, 3), (3, 2), (2, 2)").unwrap();
+    connection.execute_batch("insert into Refs values (1, 2), (1, 3), (2, 3), (3, 2), (3, 3)").unwrap();
     file
 }
 

@@ -9,7 +9,7 @@ use crate::store::path::quoted;
 /// Longest name of a field, in bytes.
 const MAX_FIELD_NAME_LENGTH: usize = 64;
 
-/// Fields that may be there once at most.
+/// Fields that may be there once at most, in the order in which [`assemble`] takes them.
 const SINGLE: [&str; 9] =
     ["StorePath", "NarHash", "NarSize", "References", "Deriver", "CA", "System", "Signature", "ERISFormat"];
 
