@@ -14,7 +14,7 @@ use crate::store::{HashPart, StorePath};
 use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 
 /// Memory for blocks as they travel.
-const BLOCK_BYTES: usize = 32 << 20;
+pub(super) const BLOCK_BYTES: usize = 32 << 20;
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
 

@@ -199,6 +199,11 @@ impl fuser::Filesystem for Filesystem {
         });
     }
 
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // Nothing is ever written: the kernel asks once and no more.
+        reply.error(Errno::ENOSYS);
+    }
+
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let (tree, deadline) = (self.tree.clone(), self.deadline());
         let work = async move { tree.read_dir(Inode::from(inode.0), offset, ENTRIES, deadline).await };
