@@ -15,10 +15,9 @@ use futures::{
     future::{BoxFuture, Shared, WeakShared},
     stream::{self, BoxStream, FuturesUnordered},
 };
-use lru::LruCache;
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::{Block, BlockStore, Error};
+use super::{Block, BlockStore, ByteLru, Error};
 use crate::eris::Reference;
 
 /// What an entry takes besides the bytes of its block: keys, links, the allocation's own overhead. Counted so that a cache full
@@ -36,9 +35,7 @@ type Flight = Shared<BoxFuture<'static, Landed>>;
 
 /// Everything under the one lock: a block is kept, on its way, or neither.
 struct Shelf {
-    kept: LruCache<Reference, Block>,
-    bytes: usize,
-    capacity: usize,
+    kept: ByteLru<Reference, Block>,
     /// Requests under way. Held weakly: the askers alone keep a flight in the air.
     flights: HashMap<Reference, (Ticket, WeakShared<BoxFuture<'static, Landed>>)>,
     next: Ticket,
@@ -56,8 +53,7 @@ enum Way {
 impl Cache {
     /// Keeps up to `capacity` bytes of what `inner` gives.
     pub fn new(inner: Arc<dyn BlockStore>, capacity: usize) -> Self {
-        let shelf =
-            Shelf { kept: LruCache::unbounded(), bytes: 0, capacity, flights: HashMap::new(), next: 0 };
+        let shelf = Shelf { kept: ByteLru::new(capacity), flights: HashMap::new(), next: 0 };
         Self { inner, shelf: Arc::new(Mutex::new(shelf)) }
     }
 
@@ -135,14 +131,8 @@ impl Shelf {
     }
 
     fn keep(&mut self, reference: Reference, block: Block) {
-        self.bytes += block.len() + ENTRY_BYTES;
-        if let Some(old) = self.kept.put(reference, block) {
-            self.bytes -= old.len() + ENTRY_BYTES;
-        }
-        while self.bytes > self.capacity {
-            let Some((_, block)) = self.kept.pop_lru() else { break };
-            self.bytes -= block.len() + ENTRY_BYTES;
-        }
+        let weight = block.len() + ENTRY_BYTES;
+        self.kept.put(reference, block, weight);
     }
 }
 
@@ -208,8 +198,8 @@ impl fmt::Debug for Cache {
         let shelf = lock(&self.shelf);
         f.debug_struct("Cache")
             .field("inner", &self.inner)
-            .field("bytes", &shelf.bytes)
-            .field("capacity", &shelf.capacity)
+            .field("bytes", &shelf.kept.bytes())
+            .field("capacity", &shelf.kept.capacity())
             .field("flights", &shelf.flights.len())
             .finish()
     }
@@ -390,7 +380,7 @@ mod tests {
         let kept = [0, 1, 2].map(|place| rig.cache.peek(&rig.references[place]).is_some());
         assert_eq!(kept, [true, false, true]);
         let shelf = lock(&rig.cache.shelf);
-        assert_eq!((shelf.bytes, shelf.kept.len()), (2 * (1024 + ENTRY_BYTES), 2));
+        assert_eq!(shelf.kept.bytes(), 2 * (1024 + ENTRY_BYTES));
     }
 
     #[tokio::test]
@@ -398,6 +388,6 @@ mod tests {
         let rig = rig(100).await;
         assert!(rig.cache.get(&rig.references[0]).await.is_ok());
         assert!(rig.cache.peek(&rig.references[0]).is_none());
-        assert_eq!(lock(&rig.cache.shelf).bytes, 0);
+        assert_eq!(lock(&rig.cache.shelf).kept.bytes(), 0);
     }
 }

@@ -98,13 +98,17 @@ impl Demo {
         let begun = Instant::now();
         let counted = Arc::new(Counted::new(block::open(&url)?));
         let counts = counted.counts();
-        let mounted = mount(counted, published.catalog.clone(), &dir.join(STORE)).await?;
+        let mounted = mount(counted, published.catalog, &dir.join(STORE)).await?;
         let top = mounted.mountpoint().join(store_path(&published)?);
         print(format_args!("mounted    in {:.0} ms at {}", millis(begun), mounted.mountpoint().display()))?;
 
         let begun = Instant::now();
         let in_mount = Survey::of(top.clone()).await?;
-        print(format_args!("listed     {in_mount} in {:.0} ms; {} so far", millis(begun), travelled(&counts)))?;
+        print(format_args!(
+            "listed     {in_mount} in {:.0} ms; {} so far",
+            millis(begun),
+            travelled(&counts)
+        ))?;
         ensure!(in_mount.entries == on_disk.entries, "the mount lists something else than the disk holds");
 
         let Some(sample) = on_disk.sample else { return Err(anyhow!("{} holds no file", tree.display())) };

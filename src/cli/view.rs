@@ -87,9 +87,9 @@ impl View {
         if name.parse::<StorePath>().is_ok() || name.starts_with("urn:") {
             return Ok(Some(name.to_owned()));
         }
-        let hash_part: HashPart = name
-            .parse()
-            .map_err(|_| Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected")))?;
+        let hash_part: HashPart = name.parse().map_err(|_| {
+            Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected"))
+        })?;
         let found = tree.catalogs().find(hash_part, self.deadline()).await?;
         Ok(found.map(|(path, _)| path.to_string()))
     }

@@ -249,7 +249,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         // Nothing is free, and the number of inodes is that of the store paths: known without a fetch.
-        reply.statfs(0, 0, 0, self.tree.catalogs().len(), 0, BLOCK, 255, BLOCK);
+        reply.statfs(0, 0, 0, self.tree.catalogs().paths(), 0, BLOCK, 255, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

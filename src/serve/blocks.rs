@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -40,7 +42,8 @@ impl Blocks {
 
     /// Answers a request for the block `reference`; `None` where the query named none.
     pub(super) async fn answer(&self, reference: Option<Reference>, request: Request<Incoming>) -> Answer {
-        let malformed = || answer::line(StatusCode::BAD_REQUEST, "urn:blake2b: and 52 characters of base32 expected");
+        let malformed =
+            || answer::line(StatusCode::BAD_REQUEST, "urn:blake2b: and 52 characters of base32 expected");
         let reference = match (request.method(), &self.put) {
             (&Method::GET | &Method::HEAD, _) => reference,
             (&Method::PUT, PutPolicy::Refuse) => {
@@ -114,7 +117,8 @@ impl Blocks {
     /// The body, which has the size of a block; else the refusal.
     async fn read_block(&self, request: Request<Incoming>) -> Result<Bytes, Answer> {
         let too_large = || answer::line(StatusCode::PAYLOAD_TOO_LARGE, "a block has 1024 or 32768 bytes");
-        let announced = request.headers().contains_key(CONTENT_LENGTH).then(|| request.body().size_hint().lower());
+        let announced =
+            request.headers().contains_key(CONTENT_LENGTH).then(|| request.body().size_hint().lower());
         if announced.is_some_and(|length| length > BlockSize::MAX as u64) {
             return Err(too_large());
         }

@@ -46,7 +46,8 @@ use route::Route;
 /// How long to wait after a connection could not be accepted: mostly there are too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// What a client hears for whom there is no room.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 /// What is served, and to whom.
 #[derive(Debug)]
@@ -176,7 +177,11 @@ async fn serve_connection(
     let activity = Activity::new(limits);
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's own timer for heads would run between requests, too; see activity.rs.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.head_bytes as usize);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(limits.head_bytes as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -269,7 +274,11 @@ impl Site {
             env!("CARGO_PKG_VERSION")
         );
         let mut answer = answer::whole(StatusCode::OK, "text/plain; charset=utf-8", about);
-        answer::set(&mut answer, hyper::header::CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-cache"));
+        answer::set(
+            &mut answer,
+            hyper::header::CACHE_CONTROL,
+            hyper::header::HeaderValue::from_static("no-cache"),
+        );
         answer
     }
 }

@@ -112,7 +112,8 @@ async fn connections_beyond_the_limit_are_turned_away() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(held);
     let freed = async {
-        while client().get(site.url("/")).send().await.is_ok_and(|answer| answer.status() != StatusCode::OK) {}
+        while client().get(site.url("/")).send().await.is_ok_and(|answer| answer.status() != StatusCode::OK) {
+        }
     };
     timeout(SOON, freed).await.expect("who leaves makes room");
 }
