@@ -122,3 +122,25 @@ fn bad_url(url: &str, reason: &str) -> Error {
 fn is_block_size(length: u64) -> bool {
     length == BlockSize::Small.bytes() as u64 || length == BlockSize::Large.bytes() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_names_no_store_is_refused_with_the_reason() {
+        for url in ["", "blocks", "dir:", "sqlite:", "memory:x", "ftp://host/", "http://", "https:"] {
+            assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
+        }
+        assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
+        assert!(matches!(open_all(&["memory:", "blocks"]), Err(Error::BadUrl { .. })));
+    }
+
+    #[test]
+    fn a_store_is_named_by_its_url() {
+        for url in ["dir:/a b/c", "sqlite:x.db", "http://host/prefix", "memory:"] {
+            assert_eq!(open(url).expect(url).name(), url);
+        }
+        assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");
+    }
+}

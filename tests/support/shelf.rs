@@ -1,5 +1,8 @@
 //! A store published into memory: trees become seekable (or plain) NARs, ERIS blocks, and a catalog.
 
+// Each test takes what it needs of it.
+#![allow(dead_code)]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,6 +88,11 @@ impl Shelf {
         };
         self.entries.push((narinfo, kind, number));
         path
+    }
+
+    /// The narinfo of a store path that was added.
+    pub fn narinfo(&self, path: &StorePath) -> &Narinfo {
+        self.entries.iter().map(|(narinfo, ..)| narinfo).find(|narinfo| narinfo.store_path() == path).unwrap()
     }
 
     /// The catalog of everything that was added.
