@@ -57,7 +57,9 @@ impl BinaryCache {
     /// The narinfo as the catalog has it, byte for byte.
     pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
         match self.tree.catalogs().narinfo(hash_part, self.deadline()).await {
-            Ok(Some(narinfo)) => answer::whole(StatusCode::OK, "text/x-nix-narinfo", narinfo.as_str().to_owned()),
+            Ok(Some(narinfo)) => {
+                answer::whole(StatusCode::OK, "text/x-nix-narinfo", narinfo.as_str().to_owned())
+            }
             Ok(None) => answer::not_found(),
             Err(error) => answer::failed(&format_args!("narinfo of {hash_part}"), &error),
         }
@@ -131,7 +133,8 @@ impl BinaryCache {
             Ok(pieces) => pieces,
             Err(error) => return answer::failed(&format_args!("archive of {hash_part}"), &error),
         };
-        let mut answer = answer::ranged(answer::with_payload(status, NAR, Payload::Pieces(pieces)), &entity_tag);
+        let mut answer =
+            answer::ranged(answer::with_payload(status, NAR, Payload::Pieces(pieces)), &entity_tag);
         if status == StatusCode::PARTIAL_CONTENT {
             answer::set_text(&mut answer, CONTENT_RANGE, &content_range(&range, length));
         }

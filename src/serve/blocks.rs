@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -40,7 +42,8 @@ impl Blocks {
 
     /// Answers a request for the block `reference`; `None` where the query named none.
     pub(super) async fn answer(&self, reference: Option<Reference>, request: Request<Incoming>) -> Answer {
-        let malformed = || answer::line(StatusCode::BAD_REQUEST, "urn:blake2b: and 52 characters of base32 expected");
+        let malformed =
+            || answer::line(StatusCode::BAD_REQUEST, "urn:blake2b: and 52 characters of base32 expected");
         let reference = match (request.method(), &self.put) {
             (&Method::GET | &Method::HEAD, _) => reference,
             (&Method::PUT, PutPolicy::Refuse) => {
@@ -114,7 +117,8 @@ impl Blocks {
     /// The body, which has the size of a block; else the refusal.
     async fn read_block(&self, request: Request<Incoming>) -> Result<Bytes, Answer> {
         let too_large = || answer::line(StatusCode::PAYLOAD_TOO_LARGE, "a block has 1024 or 32768 bytes");
-        let announced = request.headers().contains_key(CONTENT_LENGTH).then(|| request.body().size_hint().lower());
+        let announced =
+            request.headers().contains_key(CONTENT_LENGTH).then(|| request.body().size_hint().lower());
         if announced.is_some_and(|length| length > BlockSize::MAX as u64) {
             return Err(too_large());
         }
@@ -169,5 +173,71 @@ impl Durable {
             *synced = covered;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::block::{Block, Refusal};
+
+    /// A store whose disk is slow, or full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        syncs: AtomicU32,
+        full: bool,
+    }
+
+    #[async_trait]
+    impl BlockStore for Disk {
+        fn name(&self) -> &str {
+            "disk:"
+        }
+
+        async fn get(&self, reference: &Reference) -> Result<Block, block::Error> {
+            Err(block::Error::NotFound { reference: *reference, store: self.name().into() })
+        }
+
+        async fn has(&self, _: &Reference) -> Result<bool, block::Error> {
+            Ok(false)
+        }
+
+        async fn put(&self, _: &Reference, _: Block) -> Result<(), block::Error> {
+            Ok(())
+        }
+
+        async fn sync(&self) -> Result<(), block::Error> {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            match self.full {
+                true => Err(block::Error::Refused { store: self.name().into(), reason: Refusal::ReadOnly }),
+                false => Ok(()),
+            }
+        }
+
+        fn concurrency(&self) -> usize {
+            1
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn puts_that_wait_together_share_a_sync_that_began_after_them() {
+        let (disk, durable) = (Disk::default(), Durable::default());
+        let confirmed = futures::future::join_all((0..64).map(|_| durable.sync(&disk))).await;
+        assert!(confirmed.iter().all(Result::is_ok));
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 2, "one under way, one for all that came meanwhile");
+        durable.sync(&disk).await.unwrap();
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 3, "an older sync does not cover a later put");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_put_is_confirmed_that_may_be_lost() {
+        let (disk, durable) = (Disk { full: true, ..Disk::default() }, Durable::default());
+        let confirmed = futures::future::join_all((0..3).map(|_| durable.sync(&disk))).await;
+        assert!(confirmed.iter().all(Result::is_err));
     }
 }

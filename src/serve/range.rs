@@ -113,9 +113,7 @@ mod tests {
 
     #[test]
     fn a_range_of_another_version_is_not_taken() {
-        let of = |condition| {
-            Selection::of(&headers(&[(RANGE, "bytes=1-2"), (IF_RANGE, condition)]), TAG, 10)
-        };
+        let of = |condition| Selection::of(&headers(&[(RANGE, "bytes=1-2"), (IF_RANGE, condition)]), TAG, 10);
         assert_eq!(of(TAG), Selection::Part(1..3));
         assert_eq!(of("\"other\""), Selection::Whole);
         assert_eq!(of("W/\"tag\""), Selection::Whole);
@@ -124,9 +122,14 @@ mod tests {
 
     #[test]
     fn a_held_representation_is_recognised() {
-        for (list, held) in
-            [(TAG, true), ("\"x\", \"tag\"", true), ("W/\"tag\"", true), ("*", true), ("\"x\"", false), ("tag", false)]
-        {
+        for (list, held) in [
+            (TAG, true),
+            ("\"x\", \"tag\"", true),
+            ("W/\"tag\"", true),
+            ("*", true),
+            ("\"x\"", false),
+            ("tag", false),
+        ] {
             assert_eq!(is_held(&headers(&[(IF_NONE_MATCH, list)]), TAG), held, "{list}");
         }
     }

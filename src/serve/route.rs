@@ -92,7 +92,8 @@ mod tests {
     #[test]
     fn what_is_no_reference_is_malformed() {
         let lower = REFERENCE.to_lowercase();
-        for query in ["", "urn:blake2b:", "urn:blake2b:AAAA", REFERENCE, &format!("urn:blake2b:{lower}"), "é"] {
+        for query in ["", "urn:blake2b:", "urn:blake2b:AAAA", REFERENCE, &format!("urn:blake2b:{lower}"), "é"]
+        {
             let uri = Uri::builder().path_and_query(format!("/uri-res/N2R?{query}"));
             let Ok(uri) = uri.build() else { continue };
             assert_eq!(Route::of(&uri), Some(Route::Block(None)), "{query}");

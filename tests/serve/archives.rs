@@ -113,7 +113,9 @@ async fn parts_are_sent_as_asked() {
 async fn parts_that_are_not_there_are_refused() {
     let site = Site::new().await;
     let length = site.nar.len();
-    for range in [format!("bytes={length}-"), format!("bytes={}-{}", length * 2, length * 3), "bytes=-0".to_owned()] {
+    for range in
+        [format!("bytes={length}-"), format!("bytes={}-{}", length * 2, length * 3), "bytes=-0".to_owned()]
+    {
         let answer = part(&site, "nar", &range).await;
         assert_eq!(answer.status(), StatusCode::RANGE_NOT_SATISFIABLE, "{range}");
         assert_eq!(header(&answer, "content-range"), format!("bytes */{length}"));
@@ -156,7 +158,8 @@ async fn what_no_catalog_lists_is_not_found() {
         "/../../etc/passwd".to_owned(),
         "/nar/../nix-cache-info".to_owned(),
     ] {
-        let answer = site.raw(&format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let answer =
+            site.raw(&format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{target}: {answer}");
     }
 }
@@ -175,7 +178,10 @@ async fn other_methods_are_refused_with_those_that_work() {
 async fn the_front_page_gives_no_right_to_read() {
     let site = Site::new().await;
     let page = site.get("/").await.text().await.unwrap();
-    assert!(page.contains(env!("CARGO_PKG_VERSION")) && page.contains("1 store path of /nix/store"), "{page}");
+    assert!(
+        page.contains(env!("CARGO_PKG_VERSION")) && page.contains("1 store path of /nix/store"),
+        "{page}"
+    );
     assert!(!page.contains(&site.catalog.to_string()) && !page.contains("urn:eris:"), "{page}");
 }
 

@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use erisfs::block::{BlockStore, Memory};
 use erisfs::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, SealedBlock};
 use erisfs::nar::seekable::{Packer, Settings};
@@ -14,6 +13,7 @@ use erisfs::nar::{self, Listing, NodeId, dump};
 use erisfs::store::catalog::{Kind, Writer};
 use erisfs::store::narinfo::Download;
 use erisfs::store::{HashPart, NarHash, Narinfo, StoreDir, StorePath};
+use futures::FutureExt;
 
 /// Blocks in memory, and what they hold.
 pub struct Shelf {
@@ -44,7 +44,14 @@ impl Shelf {
         let mut packer = Packer::with(&mut object, Settings { frame_size: 64 << 10, level: 3 });
         dump(path, &mut packer).unwrap();
         let packed = packer.finish().unwrap();
-        self.list(name, &object, "application/x-nix-archive+zstd", packed.nar_hash, packed.nar_size, &packed.listing)
+        self.list(
+            name,
+            &object,
+            "application/x-nix-archive+zstd",
+            packed.nar_hash,
+            packed.nar_size,
+            &packed.listing,
+        )
     }
 
     /// Publishes the tree at `path` as a plain NAR.
