@@ -153,7 +153,7 @@ async fn archives_wait_for_their_turn() {
 
 #[tokio::test]
 async fn a_shutdown_lets_running_answers_end() {
-    let mut site = Site::limited(Limits::default()).await;
+    let mut site = Site::limited(Limits { grace: SOON, ..Limits::default() }).await;
     let mut answer = site.get(&site.archive("nar")).await;
     let first = answer.chunk().await.unwrap().unwrap();
     site.shutdown.take().unwrap().send(()).unwrap();
