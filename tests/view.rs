@@ -52,7 +52,7 @@ async fn open(store: Arc<dyn BlockStore>, catalogs: &[ReadCapability], settings:
     let fetch = Fetch::new(Arc::new(Cache::new(store, 16 << 20)), 1 << 20);
     let mut opened = Vec::new();
     for catalog in catalogs {
-        opened.push(Catalog::open(fetch.clone(), catalog.clone(), soon()).await.unwrap());
+        opened.push(Catalog::open(fetch.clone(), *catalog, soon()).await.unwrap());
     }
     Tree::new(fetch, Catalogs::new(opened), settings)
 }
@@ -100,7 +100,8 @@ async fn assert_equal(tree: &Tree, attr: Attr, disk: &Path) {
                 let listed = names(tree, attr.inode, 7).await;
                 assert_eq!(listed[..2], [".", ".."]);
                 assert_eq!(listed[2..], expected);
-                let below = expected.iter().filter(|name| disk.join(name).is_dir() && !disk.join(name).is_symlink());
+                let below =
+                    expected.iter().filter(|name| disk.join(name).is_dir() && !disk.join(name).is_symlink());
                 assert_eq!(attr.links as usize, 2 + below.count());
                 for name in expected {
                     let found = tree.lookup(attr.inode, name.as_bytes(), soon()).await.unwrap();
@@ -133,7 +134,8 @@ async fn a_published_tree_reads_back() {
         assert_equal(&tree, find(&tree, &path.to_string()).await.unwrap(), disk.path()).await;
     }
     assert_equal(&tree, find(&tree, &file.to_string()).await.unwrap(), &disk.path().join("bin/tool")).await;
-    assert_equal(&tree, find(&tree, &link.to_string()).await.unwrap(), &disk.path().join("share/relative")).await;
+    assert_equal(&tree, find(&tree, &link.to_string()).await.unwrap(), &disk.path().join("share/relative"))
+        .await;
 }
 
 #[tokio::test]
@@ -159,7 +161,7 @@ async fn inode_numbers_are_the_same_after_a_restart() {
     let catalog = shelf.catalog();
     let mut seen: Vec<BTreeMap<String, u64>> = Vec::new();
     for order in [["share/noise", "bin/tool", "share"], ["bin/tool", "share", "share/noise"]] {
-        let tree = open(shelf.blocks.clone(), &[catalog.clone()], Settings::default()).await;
+        let tree = open(shelf.blocks.clone(), &[catalog], Settings::default()).await;
         let mut numbers = BTreeMap::new();
         for name in order {
             let found = find(&tree, &format!("{path}/{name}")).await.unwrap();
@@ -246,5 +248,8 @@ async fn a_silent_source_ends_in_an_error_at_the_deadline() {
     let error = tree.read(noise.inode, 0, 4096, Deadline::after(Duration::from_secs(3))).await.unwrap_err();
     assert_eq!(begun.elapsed().as_secs(), 3);
     let message = error.to_string();
-    assert!(message.contains(&path) && message.contains("block ") && message.contains("memory:"), "{message}");
+    assert!(
+        message.contains(&path) && message.contains("block ") && message.contains("memory:"),
+        "{message}"
+    );
 }

@@ -15,10 +15,9 @@ use futures::{
     future::{BoxFuture, Shared, WeakShared},
     stream::{self, BoxStream, FuturesUnordered},
 };
-use lru::LruCache;
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::{Block, BlockStore, Error};
+use super::{Block, BlockStore, ByteLru, Error};
 use crate::eris::Reference;
 
 /// What an entry takes besides the bytes of its block: keys, links, the allocation's own overhead. Counted so that a cache full
@@ -36,9 +35,7 @@ type Flight = Shared<BoxFuture<'static, Landed>>;
 
 /// Everything under the one lock: a block is kept, on its way, or neither.
 struct Shelf {
-    kept: LruCache<Reference, Block>,
-    bytes: usize,
-    capacity: usize,
+    kept: ByteLru<Reference, Block>,
     /// Requests under way. Held weakly: the askers alone keep a flight in the air.
     flights: HashMap<Reference, (Ticket, WeakShared<BoxFuture<'static, Landed>>)>,
     next: Ticket,
@@ -56,8 +53,7 @@ enum Way {
 impl Cache {
     /// Keeps up to `capacity` bytes of what `inner` gives.
     pub fn new(inner: Arc<dyn BlockStore>, capacity: usize) -> Self {
-        let shelf =
-            Shelf { kept: LruCache::unbounded(), bytes: 0, capacity, flights: HashMap::new(), next: 0 };
+        let shelf = Shelf { kept: ByteLru::new(capacity), flights: HashMap::new(), next: 0 };
         Self { inner, shelf: Arc::new(Mutex::new(shelf)) }
     }
 
@@ -135,14 +131,8 @@ impl Shelf {
     }
 
     fn keep(&mut self, reference: Reference, block: Block) {
-        self.bytes += block.len() + ENTRY_BYTES;
-        if let Some(old) = self.kept.put(reference, block) {
-            self.bytes -= old.len() + ENTRY_BYTES;
-        }
-        while self.bytes > self.capacity {
-            let Some((_, block)) = self.kept.pop_lru() else { break };
-            self.bytes -= block.len() + ENTRY_BYTES;
-        }
+        let weight = block.len() + ENTRY_BYTES;
+        self.kept.put(reference, block, weight);
     }
 }
 
@@ -208,8 +198,8 @@ impl fmt::Debug for Cache {
         let shelf = lock(&self.shelf);
         f.debug_struct("Cache")
             .field("inner", &self.inner)
-            .field("bytes", &shelf.bytes)
-            .field("capacity", &shelf.capacity)
+            .field("bytes", &shelf.kept.bytes())
+            .field("capacity", &shelf.kept.capacity())
             .field("flights", &shelf.flights.len())
             .finish()
     }
@@ -260,5 +250,144 @@ impl BlockStore for Cache {
 
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::block::{Counted, Counts, Fault, Faulty, Memory};
+    use crate::eris::reference_of;
+
+    /// A cache over a store with faults that counts what reaches it, and four small blocks in that store.
+    struct Rig {
+        cache: Arc<Cache>,
+        fault: Arc<Fault>,
+        counts: Arc<Counts>,
+        references: Vec<Reference>,
+    }
+
+    async fn rig(capacity: usize) -> Rig {
+        let memory = Memory::new();
+        let mut references = Vec::new();
+        for byte in 0..4 {
+            let block = Block::from(vec![byte; 1024]);
+            references.push(reference_of(&block));
+            memory.put(&references[byte as usize], block).await.expect("memory takes blocks");
+        }
+        let fault = Arc::new(Fault::new(Arc::new(memory)));
+        let counted = Counted::new(fault.clone());
+        let counts = counted.counts();
+        Rig { cache: Arc::new(Cache::new(Arc::new(counted), capacity)), fault, counts, references }
+    }
+
+    fn slow(rig: &Rig) {
+        rig.fault.set_all(Faulty::Slow(Duration::from_millis(50)));
+    }
+
+    fn flights(cache: &Cache) -> usize {
+        lock(&cache.shelf).flights.len()
+    }
+
+    #[tokio::test]
+    async fn a_hit_is_ready_at_the_first_poll() {
+        let rig = rig(1 << 20).await;
+        let expected = rig.cache.get(&rig.references[0]).await.expect("it is below");
+        let hit = rig.cache.get(&rig.references[0]).now_or_never().expect("ready").expect("kept");
+        assert_eq!(hit, expected);
+        let answers: Vec<_> =
+            rig.cache.get_many(vec![rig.references[0]; 2]).collect().now_or_never().expect("ready");
+        assert_eq!(answers.len(), 2);
+        assert_eq!(rig.counts.requests(), 1);
+        assert!(rig.cache.peek(&rig.references[1]).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_askers_share_one_request_alone_or_in_batches() {
+        let rig = rig(1 << 20).await;
+        slow(&rig);
+        let alone = futures::future::join_all((0..5).map(|_| rig.cache.get(&rig.references[0])));
+        let batch =
+            rig.cache.get_many([rig.references.clone(), rig.references.clone()].concat()).collect::<Vec<_>>();
+        let (alone, batch) = tokio::join!(alone, batch);
+        assert!(alone.iter().all(Result::is_ok) && batch.iter().all(|(_, answer)| answer.is_ok()));
+        assert_eq!((alone.len(), batch.len()), (5, 8));
+        assert_eq!(rig.counts.requests(), 4);
+        assert_eq!(flights(&rig.cache), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_cancelled_when_the_last_asker_leaves_and_not_before() {
+        let rig = rig(1 << 20).await;
+        slow(&rig);
+        let reference = rig.references[0];
+        let mut first = rig.cache.get(&reference);
+        let mut second = rig.cache.get(&reference);
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(first);
+        assert_eq!(flights(&rig.cache), 1);
+        drop(second);
+        assert_eq!(flights(&rig.cache), 0);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((rig.counts.requests(), rig.counts.blocks()), (1, 0), "the request below was dropped");
+        assert!(rig.cache.get(&reference).await.is_ok(), "a later asker begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_cancelled_when_its_last_asker_leaves_and_goes_on_for_a_joiner() {
+        let rig = rig(1 << 20).await;
+        slow(&rig);
+        let mut batch = rig.cache.get_many(rig.references.clone());
+        assert!(batch.next().now_or_never().is_none());
+        tokio::task::yield_now().await;
+        let joined = rig.cache.clone();
+        let reference = rig.references[2];
+        let mut joiner = joined.get(&reference);
+        assert!((&mut joiner).now_or_never().is_none());
+        drop(batch);
+        assert_eq!(flights(&rig.cache), 1);
+        assert!(joiner.await.is_ok());
+        assert_eq!(rig.counts.requests(), 4, "the joiner asked for nothing of its own");
+
+        let rest = rig.cache.get_many(rig.references.clone());
+        drop(rest);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(flights(&rig.cache), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_to_all_who_wait_and_not_kept() {
+        let rig = rig(1 << 20).await;
+        rig.fault.set_all(Faulty::Unavailable);
+        let late = Arc::new(Fault::new(rig.cache.inner.clone()));
+        late.set_all(Faulty::Slow(Duration::from_millis(50)));
+        let cache = Cache::new(late, 1 << 20);
+        let (one, other) = tokio::join!(cache.get(&rig.references[0]), cache.get(&rig.references[0]));
+        assert!(one.is_err() && other.is_err());
+        assert_eq!(rig.counts.requests(), 1);
+        rig.fault.clear();
+        assert!(cache.get(&rig.references[0]).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_kept_and_the_block_used_last_stays() {
+        let rig = rig(2 * (1024 + ENTRY_BYTES)).await;
+        for place in [0, 1, 0, 2] {
+            rig.cache.get(&rig.references[place]).await.expect("it is below");
+        }
+        let kept = [0, 1, 2].map(|place| rig.cache.peek(&rig.references[place]).is_some());
+        assert_eq!(kept, [true, false, true]);
+        let shelf = lock(&rig.cache.shelf);
+        assert_eq!(shelf.kept.bytes(), 2 * (1024 + ENTRY_BYTES));
+    }
+
+    #[tokio::test]
+    async fn a_block_larger_than_the_budget_is_given_and_not_kept() {
+        let rig = rig(100).await;
+        assert!(rig.cache.get(&rig.references[0]).await.is_ok());
+        assert!(rig.cache.peek(&rig.references[0]).is_none());
+        assert_eq!(lock(&rig.cache.shelf).kept.bytes(), 0);
     }
 }

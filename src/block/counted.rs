@@ -135,3 +135,28 @@ impl BlockStore for Counted {
         self.inner.concurrency()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Memory;
+    use crate::eris::reference_of;
+
+    #[tokio::test]
+    async fn what_is_asked_given_and_put_is_counted() {
+        let store = Counted::new(Arc::new(Memory::new()));
+        let counts = store.counts();
+        let [small, large] = [1024, 32768].map(|length| Block::from(vec![0; length]));
+        let references = [reference_of(&small), reference_of(&large)];
+        store.put(&references[0], small.clone()).await.expect("memory takes blocks");
+        store.put_many(vec![(references[1], large)]).await.expect("memory takes blocks");
+        assert_eq!((counts.blocks_put(), counts.bytes_put()), (2, 1024 + 32768));
+
+        let absent = reference_of(b"absent");
+        store.get(&references[0]).await.expect("it is there");
+        store.get_many(vec![references[1], absent]).collect::<Vec<_>>().await;
+        assert_eq!((counts.requests(), counts.blocks(), counts.bytes()), (3, 2, 1024 + 32768));
+        counts.reset();
+        assert_eq!((counts.requests(), counts.blocks(), counts.bytes(), counts.blocks_put()), (0, 0, 0, 0));
+    }
+}

@@ -244,3 +244,103 @@ impl BlockStore for Dir {
         CHUNKS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::eris::reference_of;
+
+    fn block() -> (Reference, Block) {
+        let block = Block::from(vec![9; 1024]);
+        (reference_of(&block), block)
+    }
+
+    /// The names in a directory, sorted.
+    fn names(path: &Path) -> Vec<String> {
+        let entries = fs::read_dir(path).expect("a directory");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("ASCII")).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn the_layout_is_that_of_eris_go_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = Dir::new(folder.path());
+        let (reference, block) = block();
+        dir.put(&reference, block.clone()).await.expect("a writable directory");
+        assert_eq!(names(folder.path()), [INCOMING.to_owned(), reference.to_string()]);
+        assert_eq!(names(&folder.path().join(INCOMING)), [""; 0]);
+        assert_eq!(fs::read(folder.path().join(reference.to_string())).expect("a file"), block);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_created_by_asking_and_a_missing_directory_is_not_a_missing_block() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("not/there");
+        let dir = Dir::new(&path);
+        let (reference, block) = block();
+        assert!(!dir.has(&reference).await.expect("an answer"));
+        assert!(matches!(dir.get(&reference).await, Err(Error::Unavailable { .. })));
+        dir.sync().await.expect("nothing to sync");
+        assert!(!path.exists());
+        dir.put(&reference, block.clone()).await.expect("it is made");
+        assert_eq!(dir.get(&reference).await.expect("it is there"), block);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_length_is_corrupt_and_mended_by_the_next_put() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = Dir::new(folder.path());
+        let (reference, block) = block();
+        for length in [0, 1023, 1025, 1 << 30] {
+            let file = File::create(folder.path().join(reference.to_string())).expect("a writable directory");
+            file.set_len(length).expect("a sparse file");
+            match dir.get(&reference).await {
+                Err(Error::Corrupt { found: Found::Length(found), .. }) => assert_eq!(found, length),
+                other => panic!("{other:?}"),
+            }
+            assert!(!dir.has(&reference).await.expect("an answer"));
+            dir.put(&reference, block.clone()).await.expect("a writable directory");
+            assert_eq!(dir.get(&reference).await.expect("it is mended"), block);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_or_a_directory_in_a_blocks_place_does_not_hang_the_reader() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = Dir::new(folder.path());
+        let (reference, _) = block();
+        let file = folder.path().join(reference.to_string());
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a pipe");
+        assert!(matches!(dir.get(&reference).await, Err(Error::Corrupt { found: Found::NoFile, .. })));
+        fs::remove_file(&file).expect("it is there");
+        fs::create_dir(&file).expect("a writable directory");
+        assert!(matches!(dir.get(&reference).await, Err(Error::Corrupt { found: Found::NoFile, .. })));
+    }
+
+    #[tokio::test]
+    async fn old_leftovers_go_and_young_ones_stay() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let incoming = folder.path().join(INCOMING);
+        fs::create_dir(&incoming).expect("a writable directory");
+        fs::write(incoming.join("young"), "x").expect("a writable directory");
+        let old = File::create(incoming.join("old")).expect("a writable directory");
+        old.set_modified(SystemTime::now() - 2 * LEFTOVER_AGE).expect("our own file");
+        let (reference, block) = block();
+        Dir::new(folder.path()).put(&reference, block).await.expect("a writable directory");
+        assert_eq!(names(&incoming), ["young"]);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_no_directory_is_told_as_such() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let (reference, block) = block();
+        let error = Dir::new(file.path()).put(&reference, block).await.expect_err("a file");
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    }
+}

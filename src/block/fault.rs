@@ -138,3 +138,40 @@ impl BlockStore for Fault {
         self.inner.concurrency()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::block::Memory;
+    use crate::eris::reference_of;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_fault_does_what_its_name_says_and_ends_when_cleared() {
+        let block = Block::from(vec![1; 1024]);
+        let reference = reference_of(&block);
+        let fault = Fault::new(Arc::new(Memory::new()));
+        fault.put(&reference, block.clone()).await.expect("memory takes blocks");
+        let get = async |faulty| {
+            fault.set(reference, faulty);
+            fault.get(&reference).await
+        };
+        assert!(matches!(get(Faulty::Missing).await, Err(Error::NotFound { .. })));
+        assert!(matches!(get(Faulty::Unavailable).await, Err(Error::Unavailable { .. })));
+        let corrupt = get(Faulty::Corrupt).await.expect("an answer");
+        assert_eq!((corrupt.len(), corrupt[0], &corrupt[1..]), (1024, 0, &block[1..]));
+        assert_eq!(get(Faulty::Truncated).await.expect("an answer"), block[..1023]);
+        assert_eq!(get(Faulty::TooLong).await.expect("an answer").len(), 1025);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(get(Faulty::Slow(Duration::from_secs(5))).await.expect("an answer"), block);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        fault.set(reference, Faulty::Silent);
+        assert!(tokio::time::timeout(Duration::from_secs(3600), fault.get(&reference)).await.is_err());
+
+        fault.clear();
+        assert_eq!(fault.get(&reference).now_or_never().expect("ready").expect("an answer"), block);
+        fault.set_all(Faulty::Missing);
+        assert!(!fault.has(&reference).await.expect("an answer"));
+    }
+}

@@ -327,3 +327,43 @@ impl BlockStore for Http {
         IN_FLIGHT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_resolver_and_its_secret_is_shown_nowhere() {
+        for (url, resolver) in [
+            ("http://host", "http://host/uri-res/N2R"),
+            ("https://host:8/a/b/", "https://host:8/a/b/uri-res/N2R"),
+            ("http://:hush%2Fhush@[::1]:8/", "http://[::1]:8/uri-res/N2R"),
+        ] {
+            let http = Http::new(url, Patience::default()).expect("a good URL");
+            assert_eq!(http.resolver.as_str(), resolver);
+            assert!(!format!("{http:?}{}", http.name()).contains("hush"));
+        }
+        for url in [
+            "http://",
+            "http://h/?x",
+            "http://h/#x",
+            "http://user:hush@h/",
+            "http://:hush%0A@h/",
+            "http://:hush@",
+        ] {
+            let error = Http::new(url, Patience::default()).expect_err(url);
+            assert!(
+                matches!(error, Error::BadUrl { .. }) && !format!("{error:?}").contains("hush"),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_decoded_as_urls_have_it() {
+        for (text, decoded) in [("a%2Fb%3d", "a/b="), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%C3%A9", "é")]
+        {
+            assert_eq!(percent_decoded(text), decoded);
+        }
+    }
+}

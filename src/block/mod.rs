@@ -10,6 +10,7 @@ mod dir;
 mod error;
 mod fault;
 mod http;
+mod lru;
 mod memory;
 mod retry;
 mod several;
@@ -29,6 +30,7 @@ pub use dir::Dir;
 pub use error::{Error, Found, Refusal, Source};
 pub use fault::{Fault, Faulty};
 pub use http::{Http, Patience};
+pub use lru::ByteLru;
 pub use memory::Memory;
 pub use retry::Retry;
 pub use several::Several;
@@ -121,4 +123,26 @@ fn bad_url(url: &str, reason: &str) -> Error {
 /// Whether a block can have this many bytes.
 fn is_block_size(length: u64) -> bool {
     length == BlockSize::Small.bytes() as u64 || length == BlockSize::Large.bytes() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_names_no_store_is_refused_with_the_reason() {
+        for url in ["", "blocks", "dir:", "sqlite:", "memory:x", "ftp://host/", "http://", "https:"] {
+            assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
+        }
+        assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
+        assert!(matches!(open_all(&["memory:", "blocks"]), Err(Error::BadUrl { .. })));
+    }
+
+    #[test]
+    fn a_store_is_named_by_its_url() {
+        for url in ["dir:/a b/c", "sqlite:x.db", "http://host/prefix", "memory:"] {
+            assert_eq!(open(url).expect(url).name(), url);
+        }
+        assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");
+    }
 }

@@ -109,3 +109,43 @@ impl BlockStore for Retry {
         self.inner.concurrency()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Counted, Fault, Faulty, Memory, Verify};
+    use crate::eris::reference_of;
+
+    /// How often a store with this fault is asked for one block, alone and in a batch.
+    async fn requests(fault: Faulty) -> [u64; 2] {
+        let block = Block::from(vec![1; 1024]);
+        let reference = reference_of(&block);
+        let memory = Memory::new();
+        memory.put(&reference, block).await.expect("memory takes blocks");
+        let faulty = Fault::new(Arc::new(memory));
+        faulty.set_all(fault);
+        let counted = Counted::new(Arc::new(Verify::new(Arc::new(faulty))));
+        let counts = counted.counts();
+        let retry = Retry::new(Arc::new(counted));
+        retry.get(&reference).await.expect_err("a fault");
+        let alone = counts.requests();
+        counts.reset();
+        let answers: Vec<_> = retry.get_many(vec![reference]).collect().await;
+        assert!(answers.len() == 1 && answers[0].1.is_err());
+        [alone, counts.requests()]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_accidents_are_tried_again() {
+        assert_eq!(requests(Faulty::Unavailable).await, [3, 3]);
+        assert_eq!(requests(Faulty::Corrupt).await, [2, 2]);
+        assert_eq!(requests(Faulty::Missing).await, [1, 1]);
+    }
+
+    #[test]
+    fn waits_are_spread_and_bounded() {
+        let waits: Vec<Duration> = (0..100).map(|_| jittered(FIRST_WAIT)).collect();
+        assert!(waits.iter().all(|wait| (FIRST_WAIT / 2..=FIRST_WAIT).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+}

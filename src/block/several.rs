@@ -185,3 +185,78 @@ impl BlockStore for Several {
         self.stores.iter().map(|store| store.concurrency()).max().unwrap_or(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::block::{Fault, Faulty, Memory, Verify};
+    use crate::eris::reference_of;
+
+    fn block(byte: u8) -> (Reference, Block) {
+        let block = Block::from(vec![byte; 1024]);
+        (reference_of(&block), block)
+    }
+
+    /// A checked store that has these blocks, and the handle on its faults.
+    async fn store(blocks: &[u8]) -> (Arc<dyn BlockStore>, Arc<Fault>) {
+        let memory = Memory::new();
+        for &byte in blocks {
+            let (reference, block) = block(byte);
+            memory.put(&reference, block).await.expect("memory takes blocks");
+        }
+        let fault = Arc::new(Fault::new(Arc::new(memory)));
+        (Arc::new(Verify::new(fault.clone())), fault)
+    }
+
+    #[tokio::test]
+    async fn what_one_store_lacks_or_spoils_comes_from_the_next() {
+        let ((first, fault), (second, _)) = (store(&[1, 2, 3]).await, store(&[2, 3, 4]).await);
+        fault.set(block(2).0, Faulty::Corrupt);
+        fault.set(block(3).0, Faulty::Unavailable);
+        let several = Several::new(vec![first, second]);
+        let references: Vec<_> = (1..=5).map(|byte| block(byte).0).collect();
+        for byte in 1..=4 {
+            assert_eq!(several.get(&block(byte).0).await.expect("one has it"), block(byte).1);
+        }
+        let answers: HashMap<_, _> = several.get_many(references.clone()).collect().await;
+        assert_eq!(
+            references.iter().map(|r| answers[r].is_ok()).collect::<Vec<_>>(),
+            [true, true, true, true, false]
+        );
+        assert!(matches!(answers[&references[4]], Err(Error::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn not_found_is_said_only_when_all_say_so() {
+        let ((first, fault), (second, _)) = (store(&[1]).await, store(&[]).await);
+        fault.set_all(Faulty::Corrupt);
+        let several = Several::new(vec![second.clone(), first, second]);
+        let (reference, _) = block(1);
+        let alone = several.get(&reference).await.expect_err("spoiled or absent");
+        let in_batch =
+            several.get_many(vec![reference]).next().await.expect("one answer").1.expect_err("the same");
+        for error in [alone, in_batch] {
+            assert!(matches!(error.most_telling(), Error::Corrupt { .. }), "{error}");
+            assert_eq!(error.to_string().matches("memory:").count(), 3, "each store is named: {error}");
+        }
+        fault.set_all(Faulty::Missing);
+        let absent = several.get(&reference).await.expect_err("absent");
+        assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
+        assert!(matches!(Several::new(Vec::new()).get(&reference).await, Err(Error::NotFound { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_does_not_wait_for_a_slow_block_before_asking_the_next_store_for_others() {
+        let ((first, fault), (second, _)) = (store(&[1]).await, store(&[2]).await);
+        fault.set(block(1).0, Faulty::Slow(Duration::from_secs(9)));
+        let several = Several::new(vec![first, second]);
+        let mut answers = several.get_many(vec![block(1).0, block(2).0]);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(answers.next().await.expect("two answers").0, block(2).0);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert_eq!(answers.next().await.expect("two answers").0, block(1).0);
+        assert!(answers.next().await.is_none());
+    }
+}

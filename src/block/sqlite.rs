@@ -4,7 +4,7 @@
 //! of blocks is one transaction. Also works on a file that cannot be written, on a medium that cannot.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -152,7 +152,7 @@ impl Shared {
 
     fn open_writer(&self) -> Result<Connection, Error> {
         let (mut connection, kind) =
-            self.open(OpenFlags::SQLITE_OPEN_CREATE).map_err(|error| self.failed(error))?;
+            self.open(OpenFlags::SQLITE_OPEN_CREATE).map_err(|error| self.failed_to_open_writer(error))?;
         match kind {
             Kind::Blocks => return Ok(connection),
             Kind::Empty => {}
@@ -234,6 +234,17 @@ impl Shared {
 
     fn foreign(&self, what: &str) -> Error {
         Error::Refused { store: self.name.clone(), reason: Refusal::Foreign(what.to_owned()) }
+    }
+
+    /// SQLite says only that it cannot open the file; the system says why.
+    fn failed_to_open_writer(&self, error: rusqlite::Error) -> Error {
+        let refused = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
+        match OpenOptions::new().append(true).open(&self.path) {
+            Err(why) if refused.contains(&why.kind()) => {
+                Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly }
+            }
+            _ => self.failed(error),
+        }
     }
 
     fn failed(&self, error: rusqlite::Error) -> Error {
@@ -351,5 +362,114 @@ impl BlockStore for Sqlite {
 
     fn concurrency(&self) -> usize {
         CHUNKS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eris::reference_of;
+
+    fn block(byte: u8) -> (Reference, Block) {
+        let block = Block::from(vec![byte; 1024]);
+        (reference_of(&block), block)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_created_by_asking_and_a_missing_file_is_not_a_missing_block() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("blocks");
+        let database = Sqlite::new(&path);
+        let (reference, block) = block(1);
+        assert!(!database.has(&reference).await.expect("an answer"));
+        assert!(matches!(database.get(&reference).await, Err(Error::Unavailable { .. })));
+        database.sync().await.expect("nothing to sync");
+        assert!(!path.exists());
+        database.put(&reference, block.clone()).await.expect("it is made");
+        assert_eq!(database.get(&reference).await.expect("it is there"), block);
+    }
+
+    #[tokio::test]
+    async fn other_databases_and_other_files_are_refused_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let foreign = folder.path().join("foreign");
+        let connection = Connection::open(&foreign).expect("a new database");
+        connection.execute_batch("CREATE TABLE blocks (id INTEGER)").expect("a table");
+        drop(connection);
+        let text = folder.path().join("text");
+        std::fs::write(&text, "This is a letter, and a rather long one at that. ".repeat(50))
+            .expect("a new file");
+        for path in [foreign, text] {
+            let before = std::fs::read(&path).expect("a file");
+            let database = Sqlite::new(&path);
+            let (reference, block) = block(1);
+            let errors = [
+                database.get(&reference).await.expect_err("foreign"),
+                database.has(&reference).await.expect_err("foreign"),
+                database.put(&reference, block).await.expect_err("foreign"),
+            ];
+            for error in errors {
+                assert!(matches!(error, Error::Refused { reason: Refusal::Foreign(_), .. }), "{error}");
+            }
+            assert_eq!(std::fs::read(&path).expect("a file"), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_of_another_length_or_kind_is_corrupt_and_its_neighbours_are_fine() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("blocks");
+        let database = Sqlite::new(&path);
+        let blocks: Vec<_> = (0..4).map(block).collect();
+        database.put_many(blocks.clone()).await.expect("a writable file");
+        let connection = Connection::open(&path).expect("a database");
+        for (place, value) in [(0, "zeroblob(100000000)"), (1, "'text'"), (2, "zeroblob(0)")] {
+            let update = format!("UPDATE blocks SET block = {value} WHERE reference = ?1");
+            assert_eq!(connection.execute(&update, [blocks[place].0.as_bytes()]).expect("an update"), 1);
+        }
+        let answers: Vec<_> =
+            database.get_many(blocks.iter().map(|(reference, _)| *reference).collect()).collect().await;
+        let corrupt = |place: usize, length| matches!(&answers[place].1, Err(Error::Corrupt { found: Found::Length(found), .. }) if *found == length);
+        assert!(corrupt(0, 100_000_000) && corrupt(1, 0) && corrupt(2, 0), "{answers:?}");
+        assert_eq!(answers[3].1.as_ref().expect("untouched"), &blocks[3].1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stores_that_know_nothing_of_each_other_write_to_one_new_file() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("blocks");
+        let writers = (0..8).map(|writer| {
+            let database = Sqlite::new(&path);
+            tokio::spawn(async move {
+                for byte in 0..20 {
+                    let (reference, block) = block(writer * 20 + byte);
+                    database.put(&reference, block).await?;
+                }
+                Ok::<_, Error>(())
+            })
+        });
+        for writer in futures::future::join_all(writers).await {
+            writer.expect("no panic").expect("it waited its turn");
+        }
+        let reader = Sqlite::new(&path);
+        for byte in 0..160 {
+            assert!(reader.has(&block(byte).0).await.expect("an answer"));
+        }
+    }
+
+    #[tokio::test]
+    async fn after_sync_the_file_alone_holds_every_block() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let database = Sqlite::new(folder.path().join("blocks"));
+        let (reference, block) = block(1);
+        database.put(&reference, block.clone()).await.expect("a writable file");
+        database.sync().await.expect("it can sync");
+        let copy = folder.path().join("copy? of #1%");
+        std::fs::copy(folder.path().join("blocks"), &copy).expect("a copy");
+        let (connection, _) = Sqlite::new(&copy).shared.open_immutable().expect("any path can be opened so");
+        let kept: i64 =
+            connection.query_row("SELECT count(*) FROM blocks", [], |row| row.get(0)).expect("a count");
+        assert_eq!(kept, 1);
+        assert_eq!(Sqlite::new(&copy).get(&reference).await.expect("it is there"), block);
     }
 }

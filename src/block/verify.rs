@@ -144,3 +144,59 @@ fn mismatch(reference: &Reference, block: &[u8]) -> Option<Found> {
     let actual = reference_of(block);
     (actual != *reference).then_some(Found::Block(actual))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Fault, Faulty, Memory};
+    use crate::eris::BlockSize;
+
+    fn blocks(count: usize, size: BlockSize) -> Vec<(Reference, Block)> {
+        let block = |number: usize| {
+            let mut bytes = vec![0; size.bytes()];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            (reference_of(&bytes), Block::from(bytes))
+        };
+        (0..count).map(block).collect()
+    }
+
+    #[tokio::test]
+    async fn every_lie_is_caught_alone_and_in_a_batch_and_harms_no_other_block() {
+        for size in [BlockSize::Small, BlockSize::Large] {
+            let blocks = blocks(100, size);
+            let memory = Memory::new();
+            memory.put_many(blocks.clone()).await.expect("memory takes blocks");
+            let fault = Arc::new(Fault::new(Arc::new(memory)));
+            let lies =
+                [(3, Faulty::Corrupt), (40, Faulty::Truncated), (41, Faulty::TooLong), (99, Faulty::Corrupt)];
+            lies.iter().for_each(|&(place, lie)| fault.set(blocks[place].0, lie));
+            fault.set(blocks[50].0, Faulty::Missing);
+            let verify = Verify::new(fault);
+
+            let mut wrong = Vec::new();
+            let mut answers = verify.get_many(blocks.iter().map(|(reference, _)| *reference).collect());
+            while let Some((reference, answer)) = answers.next().await {
+                let place =
+                    blocks.iter().position(|(known, _)| *known == reference).expect("it was asked for");
+                match answer {
+                    Ok(block) => assert_eq!(block, blocks[place].1),
+                    Err(error) => wrong.push((place, error)),
+                }
+            }
+            wrong.sort_by_key(|(place, _)| *place);
+            assert_eq!(wrong.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [3, 40, 41, 50, 99]);
+            for (place, error) in &wrong {
+                let alone = verify.get(&blocks[*place].0).await.expect_err("a lie");
+                assert_eq!(alone.to_string(), error.to_string());
+                let cut = Found::Length(size.bytes() as u64 - 1);
+                match (*place, error) {
+                    (50, Error::NotFound { .. }) => {}
+                    (40, Error::Corrupt { found, .. }) => assert_eq!(*found, cut),
+                    (41, Error::Corrupt { found: Found::Length(_), .. }) => {}
+                    (3 | 99, Error::Corrupt { found: Found::Block(_), .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}

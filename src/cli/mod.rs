@@ -139,7 +139,8 @@ fn run(command: Command, environment: Environment) -> anyhow::Result<()> {
 
 fn start_log(environment: &Environment, verbose: u8) {
     let level = match verbose {
-        0 => "warn",
+        // The library warns of each operation that a read-only mount leaves out.
+        0 => "warn,fuser=error",
         1 => "info,erisfs=debug",
         _ => "debug,erisfs=trace",
     };

@@ -14,7 +14,7 @@ use crate::store::{HashPart, StorePath};
 use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 
 /// Memory for blocks as they travel.
-const BLOCK_BYTES: usize = 32 << 20;
+pub(super) const BLOCK_BYTES: usize = 32 << 20;
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
 
@@ -87,9 +87,9 @@ impl View {
         if name.parse::<StorePath>().is_ok() || name.starts_with("urn:") {
             return Ok(Some(name.to_owned()));
         }
-        let hash_part: HashPart = name
-            .parse()
-            .map_err(|_| Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected")))?;
+        let hash_part: HashPart = name.parse().map_err(|_| {
+            Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected"))
+        })?;
         let found = tree.catalogs().find(hash_part, self.deadline()).await?;
         Ok(found.map(|(path, _)| path.to_string()))
     }

@@ -99,7 +99,7 @@ mod tests {
     async fn ended_work_does_not_pile_up() {
         let flights = Flights::default();
         for key in 0..10_000 {
-            flights.join(key, || async { key }.boxed()).await;
+            flights.join(key, || async move { key }.boxed()).await;
         }
         assert!(flights.under_way.lock().unwrap().len() <= 64);
     }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::{ByteLru, Content, Deadline, Error, Flights};
+use super::{Content, Deadline, Error, Flights};
+use crate::block::ByteLru;
 use crate::compress;
 use crate::nar::seekable::Frame;
 
@@ -25,7 +26,12 @@ impl FrameCache {
     }
 
     /// The decoded bytes of `frame`. Ready at once when it is in the cache.
-    pub async fn get(&self, content: &Arc<Content>, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
+    pub async fn get(
+        &self,
+        content: &Arc<Content>,
+        frame: &Frame,
+        deadline: Deadline,
+    ) -> Result<Bytes, Error> {
         let key = (content.id(), frame.index);
         loop {
             if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key) {

@@ -6,13 +6,11 @@
 
 mod flights;
 mod frames;
-mod lru;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
 pub use frames::{FrameCache, decode_frame};
-pub use lru::ByteLru;
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};
 
@@ -24,7 +22,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use crate::block::{self, Block, BlockStore};
+use crate::block::{self, Block, BlockStore, ByteLru};
 use crate::eris::{DecodeError, Node, ReadCapability, Reference};
 
 /// The instant at which somebody stops waiting.
@@ -50,14 +48,12 @@ pub enum Error {
     #[error(transparent)]
     Block(#[from] block::Error),
     /// The blocks are what their references say, but they form no valid content.
-    #[error("{urn}: block {reference} does not decode: {source}")]
+    #[error("{urn}: {source}")]
     Decode {
-        /// The content that was read, as a URN without its key.
+        /// The content that was read.
         urn: Name,
-        /// The block at which decoding stopped.
-        reference: Reference,
-        /// The check that failed.
-        source: DecodeError,
+        /// The check that failed, and for which block.
+        source: Box<DecodeError>,
     },
     /// The deadline passed while a block was on its way.
     #[error("block {reference} did not come from {store} before the deadline")]

@@ -40,8 +40,7 @@ impl Default for ReadAhead {
 impl ReadAhead {
     /// Takes note of a read of `range` of `inode`; gives the bytes to fetch ahead now, if any.
     pub fn observe(&mut self, inode: u64, range: Range<u64>, size: u64) -> Option<Range<u64>> {
-        let pattern =
-            self.files.get_or_insert_mut(inode, || Pattern { next: 0, window: 0, ahead: 0 });
+        let pattern = self.files.get_or_insert_mut(inode, || Pattern { next: 0, window: 0, ahead: 0 });
         let sequential = range.start <= pattern.next.saturating_add(SLACK)
             && range.start.saturating_add(SLACK) >= pattern.next;
         if !sequential {

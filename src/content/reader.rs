@@ -49,8 +49,7 @@ impl Content {
     ) -> Result<Self, Error> {
         let root = capability.root();
         let block = fetch.block(&root.reference, deadline).await?;
-        let (layout, opened) =
-            eris::open_root(&capability, &block).map_err(decode_error(&capability, &root.reference))?;
+        let (layout, opened) = eris::open_root(&capability, &block).map_err(decode_error(&capability))?;
         let id = fetch.next_content();
         let mut content = Content { fetch, id, capability, layout, top: Top::Leaf(Bytes::new()), length: 0 };
         match opened {
@@ -162,7 +161,7 @@ impl Content {
     }
 
     fn open_node(&self, at: &Position, block: &[u8]) -> Result<Arc<Node>, Error> {
-        match self.layout.open(at, block).map_err(decode_error(&self.capability, &at.reference))? {
+        match self.layout.open(at, block).map_err(decode_error(&self.capability))? {
             Opened::Node(node) => {
                 let node = Arc::new(node);
                 self.fetch.keep_node(self.key(at), node.clone());
@@ -189,7 +188,7 @@ impl Content {
             .blocks(references, deadline, |reference, block| {
                 for at in places.get(reference).into_iter().flatten() {
                     let opened = self.layout.open(at, block);
-                    match opened.map_err(decode_error(&self.capability, reference))? {
+                    match opened.map_err(decode_error(&self.capability))? {
                         Opened::Leaf(bytes) => arrived(at.index.saturating_mul(block_size), &bytes),
                         Opened::Node(_) => unreachable!("a position at level 0 opens as a leaf"),
                     }
@@ -236,9 +235,9 @@ impl Content {
     }
 }
 
-fn decode_error(capability: &ReadCapability, reference: &Reference) -> impl Fn(eris::DecodeError) -> Error {
-    let (urn, reference) = (Name::from(capability), *reference);
-    move |source| Error::Decode { urn, reference, source }
+fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
+    let urn = Name::from(capability);
+    move |source| Error::Decode { urn, source: Box::new(source) }
 }
 
 /// Copies the part of `leaf` (whose first byte stands at `start`) that `range` wants into `out`.

@@ -241,8 +241,8 @@ impl Layout {
     }
 
     /// Opens many leaves, already verified against their references. A block that nobody else holds is
-    /// decrypted where it is, without a copy. Works on the calling thread alone, as
-    /// [`references_of`](super::references_of) does.
+    /// decrypted where it is, in the allocation it came in; one that is shared, say with a cache, is copied.
+    /// Works on the calling thread alone, as [`references_of`](super::references_of) does.
     ///
     /// # Errors
     /// For each leaf as [`Layout::open`].

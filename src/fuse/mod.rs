@@ -199,6 +199,11 @@ impl fuser::Filesystem for Filesystem {
         });
     }
 
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // Nothing is ever written: the kernel asks once and no more.
+        reply.error(Errno::ENOSYS);
+    }
+
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let (tree, deadline) = (self.tree.clone(), self.deadline());
         let work = async move { tree.read_dir(Inode::from(inode.0), offset, ENTRIES, deadline).await };
@@ -244,7 +249,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         // Nothing is free, and the number of inodes is that of the store paths: known without a fetch.
-        reply.statfs(0, 0, 0, self.tree.catalogs().len(), 0, BLOCK, 255, BLOCK);
+        reply.statfs(0, 0, 0, self.tree.catalogs().paths(), 0, BLOCK, 255, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

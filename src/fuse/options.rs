@@ -129,8 +129,18 @@ impl Options {
             }
             "rw" => return Err(OptionError::Writable { option: option.to_owned() }),
             // What fstab(5) and mount(8) pass along, and what is so anyway.
-            "" | "ro" | "defaults" | "default_permissions" | "auto" | "noauto" | "user" | "users" | "nouser"
-            | "nofail" | "_netdev" | "async" => {}
+            ""
+            | "ro"
+            | "defaults"
+            | "default_permissions"
+            | "auto"
+            | "noauto"
+            | "user"
+            | "users"
+            | "nouser"
+            | "nofail"
+            | "_netdev"
+            | "async" => {}
             _ if name.starts_with("x-") => {}
             _ => return Err(OptionError::Unknown { option: option.to_owned() }),
         }

@@ -28,7 +28,9 @@ pub enum MountError {
     #[error("{DEVICE} does not exist: this kernel or container offers no FUSE (try `modprobe fuse`)")]
     NoDevice,
     /// The device is not for this user.
-    #[error("{DEVICE} is not open to this user (mode {mode:o}): mount as root, or let root `chmod 666 {DEVICE}`")]
+    #[error(
+        "{DEVICE} is not open to this user (mode {mode:o}): mount as root, or let root `chmod 666 {DEVICE}`"
+    )]
     NotPermitted {
         /// The permission bits of the device.
         mode: u32,
@@ -106,8 +108,7 @@ impl Mounted {
 
     fn end(&mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        let failed =
-            |source| MountError::Unmount { mountpoint: self.mountpoint.clone(), source };
+        let failed = |source| MountError::Unmount { mountpoint: self.mountpoint.clone(), source };
         if session.guard.is_finished() {
             return session.join().map_err(failed);
         }

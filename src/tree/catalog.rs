@@ -173,7 +173,7 @@ impl Catalogs {
     }
 
     /// How many store paths they list; what two of them list counts twice.
-    pub fn len(&self) -> u64 {
+    pub fn paths(&self) -> u64 {
         self.0.iter().map(Catalog::len).fold(0, u64::saturating_add)
     }
 

@@ -24,8 +24,9 @@ use futures::FutureExt;
 use tokio::sync::Semaphore;
 
 use crate::block::BlockStore;
+use crate::block::ByteLru;
 use crate::compress::Compression;
-use crate::content::{self, ByteLru, Deadline, Fetch, Flights, FrameCache, ReadAhead};
+use crate::content::{self, Deadline, Fetch, Flights, FrameCache, ReadAhead};
 use crate::eris::{self, ReadCapability};
 use crate::nar::{self, NodeId};
 use crate::store::{HashPart, StorePath};
@@ -201,7 +202,12 @@ impl Tree {
     }
 
     /// The node `name` of the directory `parent`; `None` if there is no such name.
-    pub async fn lookup(&self, parent: Inode, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
+    pub async fn lookup(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        deadline: Deadline,
+    ) -> Result<Option<Attr>, Error> {
         if parent == Inode::ROOT {
             return self.lookup_root(name, deadline).await;
         }
@@ -241,7 +247,13 @@ impl Tree {
     }
 
     /// Up to `size` bytes of the file `inode` from `offset`; fewer only at its end.
-    pub async fn read(&self, inode: Inode, offset: u64, size: u32, deadline: Deadline) -> Result<Bytes, Error> {
+    pub async fn read(
+        &self,
+        inode: Inode,
+        offset: u64,
+        size: u32,
+        deadline: Deadline,
+    ) -> Result<Bytes, Error> {
         if inode == Inode::ROOT {
             return Err(Error::IsDirectory);
         }
@@ -251,7 +263,11 @@ impl Tree {
     }
 
     /// The store path with this hash part, opened; `None` if no catalog lists it.
-    pub async fn object(&self, hash_part: HashPart, deadline: Deadline) -> Result<Option<Arc<Object>>, Error> {
+    pub async fn object(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Object>>, Error> {
         let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
         let slot = self.occupants.slot(Occupant::Path { path, facts });
         self.open_slot(slot, deadline).await.map(Some)
@@ -265,7 +281,9 @@ impl Tree {
             return Ok(Some(self.node_attr(slot, &object, NodeId::ROOT)));
         }
         let Ok(wanted) = name.parse::<StorePath>() else { return Ok(None) };
-        let Some((path, facts)) = self.catalogs.find(wanted.hash_part(), deadline).await? else { return Ok(None) };
+        let Some((path, facts)) = self.catalogs.find(wanted.hash_part(), deadline).await? else {
+            return Ok(None);
+        };
         if path != wanted {
             return Ok(None);
         }
@@ -302,7 +320,8 @@ impl Tree {
             });
             match flight.await {
                 // The flight had the deadline of whoever started it; ours may be later.
-                Err(Error::Read { source: content::Error::TimedOut { .. }, .. }) if !deadline.has_passed() => {}
+                Err(Error::Read { source: content::Error::TimedOut { .. }, .. })
+                    if !deadline.has_passed() => {}
                 answer => return answer,
             }
         }

@@ -4,6 +4,7 @@ mod faults;
 mod https;
 #[path = "../support/n2r.rs"]
 mod n2r;
+mod readonly;
 mod suite;
 
 use std::{any::Any, sync::Arc};
@@ -99,7 +100,7 @@ async fn decorated(decorate: impl FnOnce(Arc<dyn BlockStore>) -> Arc<dyn BlockSt
 
 /// Two stores that lack everything and take nothing come first.
 fn last_of_three(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
-    let empty = || Arc::new(suite::Library::default()) as Arc<dyn BlockStore>;
+    let empty = || Arc::new(suite::Library) as Arc<dyn BlockStore>;
     Arc::new(Several::new(vec![empty(), empty(), inner]))
 }
 

@@ -27,7 +27,7 @@ impl Subject {
 }
 
 /// A store that lacks every block and takes none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Library;
 
 #[async_trait]

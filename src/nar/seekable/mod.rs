@@ -25,7 +25,7 @@ const SKIPPABLE_HEADER: u64 = 8;
 const FOOTER: u64 = 9;
 /// The largest frame that is decoded for random access, in bytes decompressed: it bounds the memory that one read takes.
 pub const MAX_FRAME: u32 = 16 << 20;
-/// The most entries of a seek table that is read: 4 TiB in frames of 1 MiB, at 16 bytes of memory each.
+/// The most entries of a seek table that is read: 1 TiB in full frames of [`FRAME_SIZE`], at 16 bytes of memory each.
 pub const MAX_FRAMES: u32 = 1 << 22;
 /// The largest listing that is read, in bytes of JSON: about three million files.
 pub const MAX_LISTING: u64 = 256 << 20;

@@ -19,7 +19,7 @@ pub const MAX_NAME: usize = 255;
 /// The longest target of a symbolic link in bytes: Linux's `PATH_MAX` without the final NUL.
 pub const MAX_TARGET: usize = 4095;
 /// The most directories inside one another, the root included: a path of more components than this does not fit into `PATH_MAX`, so
-/// no system call could name it. (Nix since 2.34 stops at 64; Guix and older Nix have no limit, and trees with deep
+/// no system call could name it. (Some versions of Nix stop at 64; Guix and older Nix have no limit, and trees with deep
 /// `node_modules` exist. The parser does not recurse, so depth costs little.)
 pub const MAX_DEPTH: usize = 2048;
 

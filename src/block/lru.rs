@@ -39,6 +39,16 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         }
     }
 
+    /// Whether there is a value of `key`, which does not count as use.
+    pub fn contains(&self, key: &K) -> bool {
+        self.entries.contains(key)
+    }
+
+    /// How many bytes may be kept.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// The weight of what is kept.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -58,7 +68,7 @@ mod tests {
         assert_eq!(lru.get(&"a"), Some(&1));
         lru.put("d", 4, 10);
         assert_eq!(lru.get(&"b"), None);
-        assert_eq!((lru.get(&"a"), lru.get(&"c"), lru.get(&"d")), (Some(&1), Some(&3), Some(&4)));
+        assert_eq!(["a", "c", "d"].map(|key| lru.get(&key).copied()), [Some(1), Some(3), Some(4)]);
         assert_eq!(lru.bytes(), 30);
     }
 
@@ -68,7 +78,7 @@ mod tests {
         for weight in [60, 70, 10] {
             lru.put("a", weight, weight);
         }
-        assert_eq!((lru.bytes(), lru.get(&"a")), (10, Some(&10)));
+        assert_eq!((lru.bytes(), lru.get(&"a").copied()), (10, Some(10)));
     }
 
     #[test]
@@ -76,6 +86,6 @@ mod tests {
         let mut lru = ByteLru::new(10);
         lru.put("a", 1, 10);
         lru.put("b", 2, 11);
-        assert_eq!((lru.get(&"a"), lru.get(&"b")), (Some(&1), None));
+        assert_eq!(["a", "b"].map(|key| lru.get(&key).copied()), [Some(1), None]);
     }
 }
