@@ -8,6 +8,7 @@ mod cache;
 mod counted;
 mod dir;
 mod error;
+mod every;
 mod fault;
 mod http;
 mod lru;
@@ -28,6 +29,7 @@ pub use cache::Cache;
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
 pub use error::{Error, Found, Refusal, Source};
+pub use every::Every;
 pub use fault::{Fault, Faulty};
 pub use http::{Http, Patience};
 pub use lru::ByteLru;
@@ -108,11 +110,23 @@ pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
 
 /// Opens several URLs as one store that asks them in the order given ([`Several`]).
 pub fn open_all<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
+    open_with(urls, |stores| Arc::new(Several::new(stores)))
+}
+
+/// Opens several URLs as one store that puts blocks into each of them ([`Every`]).
+pub fn open_every<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
+    open_with(urls, |stores| Arc::new(Every::new(stores)))
+}
+
+fn open_with<S: AsRef<str>>(
+    urls: &[S],
+    join: impl FnOnce(Vec<Arc<dyn BlockStore>>) -> Arc<dyn BlockStore>,
+) -> Result<Arc<dyn BlockStore>, Error> {
     let mut stores = urls.iter().map(|url| open(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
     match stores.len() {
         0 => Err(bad_url("", "no block store was named")),
         1 => Ok(stores.remove(0)),
-        _ => Ok(Arc::new(Several::new(stores))),
+        _ => Ok(join(stores)),
     }
 }
 

@@ -68,17 +68,22 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn urls<'a>(&'a self, context: &'a Session) -> anyhow::Result<&'a [String]> {
-        let urls = if self.urls.is_empty() { &context.environment.blocks } else { &self.urls };
+    fn urls<'a>(&'a self, session: &'a Session) -> anyhow::Result<&'a [String]> {
+        let urls = if self.urls.is_empty() { &session.environment.blocks } else { &self.urls };
         if urls.is_empty() {
             return Err(Usage("no block store: give --blocks URL, or set ERISFS_BLOCKS".into()).into());
         }
         Ok(urls)
     }
 
-    fn open(&self, context: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        let _entered = context.runtime.enter();
-        Ok(block::open_all(self.urls(context)?)?)
+    /// The stores as one that is read, in order of preference.
+    fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
+        Ok(block::open_all(self.urls(session)?)?)
+    }
+
+    /// The stores as one that is written: each of them gets every block.
+    fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
+        Ok(block::open_every(self.urls(session)?)?)
     }
 }
 
@@ -112,7 +117,7 @@ pub fn main() -> ExitCode {
             if let Some(SaidAlready { status }) = error.downcast_ref() {
                 return ExitCode::from(*status);
             }
-            eprintln!("erisfs: {error:#}");
+            eprintln!("erisfs: {}", explain(&error));
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
@@ -150,6 +155,17 @@ fn start_log(environment: &Environment, verbose: u8) {
         .with_writer(io::stderr)
         .with_target(verbose > 1)
         .init();
+}
+
+/// The error with its causes, except those that a text before has named already.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// A line of result. A reader that has seen enough (`| head`) is no error.

@@ -43,7 +43,7 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let store = self.blocks.open(session)?;
+        let store = self.blocks.open_to_put(session)?;
         let settings = Settings {
             narinfo: self.narinfo.clone(),
             closure: self.closure,

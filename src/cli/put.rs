@@ -59,7 +59,7 @@ impl Put {
                 block_size
             }
         };
-        let store = self.blocks.open(session)?;
+        let store = self.blocks.open_to_put(session)?;
         let urn = session.runtime.block_on(publish::put(store, content, block_size, secret))?;
         print(urn)
     }

@@ -175,3 +175,69 @@ impl Durable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::block::{Block, Refusal};
+
+    /// A store whose disk is slow, or full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        syncs: AtomicU32,
+        full: bool,
+    }
+
+    #[async_trait]
+    impl BlockStore for Disk {
+        fn name(&self) -> &str {
+            "disk:"
+        }
+
+        async fn get(&self, reference: &Reference) -> Result<Block, block::Error> {
+            Err(block::Error::NotFound { reference: *reference, store: self.name().into() })
+        }
+
+        async fn has(&self, _: &Reference) -> Result<bool, block::Error> {
+            Ok(false)
+        }
+
+        async fn put(&self, _: &Reference, _: Block) -> Result<(), block::Error> {
+            Ok(())
+        }
+
+        async fn sync(&self) -> Result<(), block::Error> {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            match self.full {
+                true => Err(block::Error::Refused { store: self.name().into(), reason: Refusal::ReadOnly }),
+                false => Ok(()),
+            }
+        }
+
+        fn concurrency(&self) -> usize {
+            1
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn puts_that_wait_together_share_a_sync_that_began_after_them() {
+        let (disk, durable) = (Disk::default(), Durable::default());
+        let confirmed = futures::future::join_all((0..64).map(|_| durable.sync(&disk))).await;
+        assert!(confirmed.iter().all(Result::is_ok));
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 2, "one under way, one for all that came meanwhile");
+        durable.sync(&disk).await.unwrap();
+        assert_eq!(disk.syncs.load(Ordering::SeqCst), 3, "an older sync does not cover a later put");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_put_is_confirmed_that_may_be_lost() {
+        let (disk, durable) = (Disk { full: true, ..Disk::default() }, Durable::default());
+        let confirmed = futures::future::join_all((0..3).map(|_| durable.sync(&disk))).await;
+        assert!(confirmed.iter().all(Result::is_err));
+    }
+}

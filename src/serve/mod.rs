@@ -45,6 +45,10 @@ use route::Route;
 
 /// How long to wait after a connection could not be accepted: mostly there are too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long a connection may take to part in the manner of its protocol once its time is over.
+const PARTING: Duration = Duration::from_millis(500);
+/// hyper takes no smaller buffer.
+const MIN_HEAD_BYTES: u32 = 8192;
 /// What a client hears for whom there is no room.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
@@ -71,7 +75,7 @@ pub struct Limits {
     pub streams: u32,
     /// Archives that are sent at a time; all together hold two pieces of 1 MiB for each.
     pub archives: usize,
-    /// Bytes of a request head; at least 8192.
+    /// Bytes of a request head; at least 8192 are allowed.
     pub head_bytes: u32,
     /// Time for a request head, from its first byte; for the first of a connection, from its opening.
     pub head: Duration,
@@ -174,19 +178,16 @@ async fn serve_connection(
     // Without it the end of an answer may wait for the client's acknowledgement of its start.
     let _ = socket.set_nodelay(true);
     let limits = site.limits;
+    let head_bytes = limits.head_bytes.max(MIN_HEAD_BYTES);
     let activity = Activity::new(limits);
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's own timer for heads would run between requests, too; see activity.rs.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(limits.head_bytes as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(head_bytes as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(limits.head_bytes);
+        .max_header_list_size(head_bytes);
     let service = service_fn(|request| {
         let (site, request_lasts) = (site.clone(), activity.begin());
         async move {
@@ -199,12 +200,15 @@ async fn serve_connection(
     let ended = async { drop(ended.wait_for(|ended| *ended).await) };
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
-        () = activity.overdue() => return tracing::debug!("{peer}: too slow"),
+        () = activity.overdue() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(PARTING, connection).await.unwrap_or_else(|_| Err("too slow".into()))
+        }
         () = ended => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 outcome = connection => outcome,
-                () = activity.overdue() => return,
+                () = activity.overdue() => Err("too slow".into()),
             }
         }
     };

@@ -10,6 +10,7 @@ mod suite;
 use std::{any::Any, sync::Arc};
 
 use erisfs::block::{self, BlockStore, Cache, Counted, Fault, Memory, Retry, Several, Verify};
+use erisfs::serve::{Limits, PutPolicy, Server, Service, Token};
 use suite::Subject;
 
 /// The tests of the suite as tests of the store that `$subject` makes.
@@ -48,6 +49,7 @@ conforms! {
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
     http: served();
+    serve: served_by_erisfs();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
     several: decorated(last_of_three);
     counted: decorated(|inner| Arc::new(Counted::new(inner)));
@@ -76,6 +78,19 @@ async fn served() -> Subject {
     let mut subject = opened(&url).await;
     subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
     subject.kept_alive = Box::new(server) as Box<dyn Any + Send + Sync>;
+    subject
+}
+
+/// `http:` with a token, over the server of this program.
+async fn served_by_erisfs() -> Subject {
+    let put = PutPolicy::Token(Token::new(suite::SECRET).expect("it is long enough"));
+    let service = Service { store: Arc::new(Memory::new()), tree: None, put, limits: Limits::default() };
+    let server = Server::bind("127.0.0.1:0", service).await.expect("a port on loopback");
+    let url = format!("http://:{}@{}/", suite::SECRET.replace('/', "%2F"), server.local_addr());
+    // It ends with the runtime of the test.
+    tokio::spawn(server.run(std::future::pending()));
+    let mut subject = opened(&url).await;
+    subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
     subject
 }
 

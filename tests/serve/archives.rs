@@ -1,7 +1,5 @@
 //! What stock `nix` and `guix` ask for: narinfos, listings, archives and parts of them.
 
-use std::time::Duration;
-
 use erisfs::block::Faulty;
 use erisfs::nar::{Kind, Listing};
 use erisfs::serve::{Limits, PutPolicy};
@@ -215,7 +213,7 @@ async fn other_parts_of_a_damaged_archive_are_served() {
 
 #[tokio::test]
 async fn before_the_first_byte_a_failure_has_a_status() {
-    let limits = Limits { fetch: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { fetch: SOON / 8, ..Limits::default() };
     let site = Site::with(3_000_000, Published::Seekable, PutPolicy::Refuse, limits).await;
     let (_, references) = site.object();
     for (fault, status) in [

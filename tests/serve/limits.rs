@@ -53,7 +53,7 @@ async fn a_head_that_comes_by_drops_is_cut_in_time() {
         });
         let begun = Instant::now();
         let _ = timeout(SOON, reading.read_to_end(&mut Vec::new())).await.expect("cut");
-        assert!((SHORT..SHORT * 4).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!((SHORT..SHORT * 10).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         drops.abort();
     }
 }
@@ -62,13 +62,13 @@ async fn a_head_that_comes_by_drops_is_cut_in_time() {
 async fn a_silent_connection_is_cut_in_time() {
     let site = Site::limited(Limits { head: SHORT, idle: SHORT * 2, ..Limits::default() }).await;
     let mut never_spoke = site.connect().await;
-    assert!((SHORT..SHORT * 4).contains(&closed_after(&mut never_spoke).await));
+    assert!((SHORT..SHORT * 10).contains(&closed_after(&mut never_spoke).await));
     let mut spoke_once = site.connect().await;
     spoke_once.write_all(GET_INFO.as_bytes()).await.unwrap();
-    assert!((SHORT * 2..SHORT * 6).contains(&closed_after(&mut spoke_once).await));
+    assert!((SHORT * 2..SHORT * 10).contains(&closed_after(&mut spoke_once).await));
     let mut http_2 = site.connect().await;
     http_2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    assert!((SHORT..SHORT * 6).contains(&closed_after(&mut http_2).await));
+    assert!((SHORT..SHORT * 10).contains(&closed_after(&mut http_2).await));
 }
 
 #[tokio::test]
@@ -112,7 +112,9 @@ async fn connections_beyond_the_limit_are_turned_away() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(held);
     let freed = async {
-        while client().get(site.url("/")).send().await.is_ok_and(|answer| answer.status() != StatusCode::OK) {
+        // Until then the answer is 503, or the connection is reset before it can be read.
+        while !client().get(site.url("/")).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        {
         }
     };
     timeout(SOON, freed).await.expect("who leaves makes room");
@@ -151,7 +153,7 @@ async fn archives_wait_for_their_turn() {
 
 #[tokio::test]
 async fn a_shutdown_lets_running_answers_end() {
-    let mut site = Site::limited(Limits::default()).await;
+    let mut site = Site::limited(Limits { grace: SOON, ..Limits::default() }).await;
     let mut answer = site.get(&site.archive("nar")).await;
     let first = answer.chunk().await.unwrap().unwrap();
     site.shutdown.take().unwrap().send(()).unwrap();
@@ -172,7 +174,7 @@ async fn a_shutdown_does_not_wait_for_ever() {
     let begun = Instant::now();
     site.shutdown.take().unwrap().send(()).unwrap();
     timeout(SOON, &mut site.running).await.expect("it ends").unwrap();
-    assert!((SHORT..SHORT * 4).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!((SHORT..SHORT * 10).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 /// A store with a mistake in it.
