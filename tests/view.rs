@@ -206,6 +206,20 @@ async fn any_content_is_found_under_its_urn() {
 }
 
 #[tokio::test]
+async fn a_urn_that_leads_nowhere_is_an_error_that_is_not_remembered() {
+    let mut shelf = Shelf::new();
+    let elsewhere = Shelf::new().put(&noise(50_000), BlockSize::Large);
+    let tree = open(shelf.blocks.clone(), &[shelf.catalog()], Settings::default()).await;
+    let name = elsewhere.to_string();
+    let error = tree.lookup(Inode::ROOT, name.as_bytes(), soon()).await.unwrap_err();
+    assert!(error.to_string().contains(&elsewhere.reference.to_string()), "{error}");
+    assert_eq!(shelf.put(&noise(50_000), BlockSize::Large), elsewhere);
+    let found = find(&tree, &name).await.unwrap();
+    assert_eq!(read_all(&tree, found).await.unwrap(), noise(50_000));
+    assert_eq!(tree.attr(found.inode, soon()).await.unwrap(), found);
+}
+
+#[tokio::test]
 async fn absolute_links_lead_into_the_mount_where_that_is_asked_for() {
     let (mut shelf, disk) = (Shelf::new(), specimen());
     let path = shelf.add("seekable", disk.path()).to_string();

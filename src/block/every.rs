@@ -32,7 +32,10 @@ impl BlockStore for Every {
         self.read.get(reference).await
     }
 
-    fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
+    fn get_many<'a>(
+        &'a self,
+        references: Vec<Reference>,
+    ) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
         self.read.get_many(references)
     }
 

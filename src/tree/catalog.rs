@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
+use super::object::UNLIMITED;
 use super::{Error, Facts};
 use crate::content::{self, Content, Deadline, Fetch, Limits};
 use crate::eris::ReadCapability;
@@ -55,7 +56,7 @@ impl Catalog {
         capability: ReadCapability,
         deadline: Deadline,
     ) -> Result<Self, CatalogError> {
-        let limits = Limits { length: super::UNLIMITED, tail: TAIL };
+        let limits = Limits { length: UNLIMITED, tail: TAIL };
         let content = Content::open(fetch, capability, limits, deadline).await?;
         let mut range = catalog::Catalog::tail_range(content.length());
         loop {

@@ -110,6 +110,14 @@ impl Occupants {
         }
     }
 
+    /// Takes the number back from `occupant`, if it still has it.
+    pub fn release(&self, slot: Slot, occupant: &Occupant) {
+        let mut occupants = self.0.lock().expect("no panic while held");
+        if occupants.get(&slot).is_some_and(|other| other.is(occupant)) {
+            occupants.remove(&slot);
+        }
+    }
+
     /// Who has the number `slot`.
     pub fn get(&self, slot: Slot) -> Option<Occupant> {
         self.0.lock().expect("no panic while held").get(&slot).cloned()

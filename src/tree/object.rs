@@ -21,6 +21,8 @@ const TAIL: u64 = 64 * 1024;
 /// The first step of a walk over the headers of a plain NAR, and the largest one.
 const STEP: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024;
 
+/// No announced size: contents of this many bytes are taken (8 EiB are the kernel's limit for a file).
+pub(super) const UNLIMITED: u64 = i64::MAX as u64;
 /// Memory of an entry of a seek table.
 const SEEK_ENTRY: usize = 16;
 /// What every NAR begins with: the length of the word, and the word.
@@ -237,7 +239,10 @@ struct Opening {
 impl Opening {
     async fn find_form(&self, content: &Content) -> Result<(Form, Listing), Error> {
         match self.expected.form {
-            Some(Compression::None) => self.walk(content, None).await.map(|listing| (Form::Nar, listing)),
+            Some(Compression::None) => {
+                self.check_size(content.length())?;
+                self.walk(content, None).await.map(|listing| (Form::Nar, listing))
+            }
             Some(Compression::Zstd) => match self.tail(content).await? {
                 Some(found) => self.seekable(content, found).await,
                 None => Err(self.fault(Fault::NotSeekable)),
@@ -292,11 +297,7 @@ impl Opening {
         (table, listing): (SeekTable, Option<Bytes>),
     ) -> Result<(Form, Listing), Error> {
         let nar_size = table.content_size();
-        if let Some(expected) = self.expected.nar_size
-            && expected != nar_size
-        {
-            return Err(self.fault(Fault::NarSize { expected, found: nar_size }));
-        }
+        self.check_size(nar_size)?;
         let listing = match listing {
             None => self.walk(content, Some(&table)).await?,
             // A large listing takes a while to parse; no other request should wait for that.
@@ -306,6 +307,13 @@ impl Opening {
                 .map_err(|error| self.fault(error.into()))?,
         };
         Ok((Form::Seekable(table), listing))
+    }
+
+    fn check_size(&self, found: u64) -> Result<(), Error> {
+        match self.expected.nar_size {
+            Some(expected) if expected != found => Err(self.fault(Fault::NarSize { expected, found })),
+            _ => Ok(()),
+        }
     }
 
     /// Finds the tree by reading the headers of the NAR and hopping over the contents of its files.

@@ -2,7 +2,8 @@
 //! its place in the listing, so that a reader can go on after anything, also after a restart.
 
 use super::inode::{self, FIRST_COOKIE, Occupant};
-use super::{Attr, Deadline, Error, Inode, Tree};
+use super::{Attr, Error, Inode, Tree};
+use crate::content::Deadline;
 use crate::nar::{self, NodeId};
 use crate::store::catalog::Entry;
 

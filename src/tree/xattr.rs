@@ -1,7 +1,8 @@
 //! What erisfs knows of a node, as extended attributes: `getfattr -d` shows them.
 
 use super::inode::Occupant;
-use super::{Deadline, Error, Inode, Tree};
+use super::{Error, Inode, Tree};
+use crate::content::Deadline;
 
 /// What the names of all our extended attributes begin with.
 pub const XATTR_PREFIX: &str = "user.erisfs.";

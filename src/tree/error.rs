@@ -1,0 +1,78 @@
+//! What can go wrong between a name and its bytes.
+
+use std::sync::Arc;
+
+use super::{CatalogError, Fault};
+use crate::content;
+use crate::eris;
+use crate::store::narinfo::NarinfoError;
+
+/// Why the view cannot answer. The messages name the store path, the block and its source.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Something below a file was asked for.
+    #[error("not a directory")]
+    NotDirectory,
+    /// A directory was to be read as a file.
+    #[error("is a directory")]
+    IsDirectory,
+    /// A link was to be read that is none.
+    #[error("not a symbolic link")]
+    NotSymlink,
+    /// An inode number that this mount never gave out.
+    #[error("inode {number:#x} is not known")]
+    Stale {
+        /// The number.
+        number: u64,
+    },
+    /// Bytes could not be had.
+    #[error("{name}: {source}")]
+    Read {
+        /// Store path, and the path in it.
+        name: String,
+        /// Which block, from where.
+        source: content::Error,
+    },
+    /// A catalog could not be read.
+    #[error("catalog {name}: {source}")]
+    Catalog {
+        /// The catalog, by its content.
+        name: content::Name,
+        /// What is wrong with it.
+        source: Arc<CatalogError>,
+    },
+    /// A catalog holds a narinfo that is none.
+    #[error("{name}: its narinfo: {source}")]
+    Narinfo {
+        /// The store path.
+        name: String,
+        /// What is wrong with it.
+        source: Arc<NarinfoError>,
+    },
+    /// The narinfo names no ERIS content that can be read.
+    #[error("{name}: its narinfo binds it to no ERIS content that this version reads ({found})")]
+    NoBinding {
+        /// The store path.
+        name: String,
+        /// What there is instead.
+        found: String,
+    },
+    /// The narinfo names an ERIS content wrongly.
+    #[error("{name}: {urn}: {source}")]
+    Urn {
+        /// The store path.
+        name: String,
+        /// The URN.
+        urn: String,
+        /// What is wrong with it.
+        source: eris::ParseError,
+    },
+    /// The content is not the archive that it should be.
+    #[error("{name}: {fault}")]
+    Object {
+        /// The store path.
+        name: String,
+        /// What is wrong.
+        fault: Arc<Fault>,
+    },
+}
