@@ -55,6 +55,8 @@ impl Dir {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = format!("dir:{}", path.display()).into();
+        // It means what it meant when it was given, also once a daemon has left that directory.
+        let path = std::path::absolute(&path).unwrap_or(path);
         Self { shared: Arc::new(Shared { path, name, prepared: Once::new(), written: AtomicU64::new(0) }) }
     }
 

@@ -62,6 +62,8 @@ impl Sqlite {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = format!("sqlite:{}", path.display()).into();
+        // It means what it meant when it was given, also once a daemon has left that directory.
+        let path = std::path::absolute(&path).unwrap_or(path);
         Self { shared: Arc::new(Shared { path, name, readers: Mutex::default(), writer: Mutex::default() }) }
     }
 
