@@ -13,7 +13,7 @@ mod stat;
 mod view;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -78,7 +78,10 @@ impl Blocks {
 
     fn open(&self, context: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
         let _entered = context.runtime.enter();
-        Ok(block::open_all(self.urls(context)?)?)
+        block::open_all(self.urls(context)?).map_err(|error| match error {
+            block::Error::BadUrl { .. } => Usage(error.to_string()).into(),
+            error => error.into(),
+        })
     }
 }
 
@@ -112,7 +115,7 @@ pub fn main() -> ExitCode {
             if let Some(SaidAlready { status }) = error.downcast_ref() {
                 return ExitCode::from(*status);
             }
-            eprintln!("erisfs: {error:#}");
+            eprintln!("erisfs: {}", one_line(&error));
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
@@ -148,8 +151,18 @@ fn start_log(environment: &Environment, verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(verbose > 1)
         .init();
+}
+
+/// An error and its causes, but for those that the message before them has told already.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        told if told.ends_with(&cause) => line,
+        told => format!("{told}: {cause}"),
+    })
 }
 
 /// A line of result. A reader that has seen enough (`| head`) is no error.
