@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::view::{View, kind_name, mode};
-use super::{Session, Usage, print};
+use super::{Session, print};
 use crate::tree::{Attr, DirEntry, Inode, Kind, Settings, Tree};
 
 /// Entries that are asked for together.
@@ -32,9 +32,6 @@ impl Ls {
 
     async fn list(&self, session: &Session) -> anyhow::Result<()> {
         let path = self.path.as_deref().unwrap_or("");
-        if self.view.has_no_catalog() && !path.starts_with("urn:") {
-            return Err(Usage("no catalog: give --catalog URN".into()).into());
-        }
         let tree = self.view.open(session, Settings::default()).await?;
         let top = self.view.find(&tree, path).await?;
         if top.kind != Kind::Directory {

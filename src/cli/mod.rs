@@ -13,7 +13,7 @@ mod stat;
 mod view;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -78,13 +78,20 @@ impl Blocks {
 
     /// The stores as one that is read, in order of preference.
     fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        Ok(block::open_all(self.urls(session)?)?)
+        opened(block::open_all(self.urls(session)?))
     }
 
     /// The stores as one that is written: each of them gets every block.
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        Ok(block::open_every(self.urls(session)?)?)
+        opened(block::open_every(self.urls(session)?))
     }
+}
+
+fn opened(store: Result<Arc<dyn BlockStore>, block::Error>) -> anyhow::Result<Arc<dyn BlockStore>> {
+    store.map_err(|error| match error {
+        block::Error::BadUrl { .. } => Usage(error.to_string()).into(),
+        error => error.into(),
+    })
 }
 
 /// What every command gets.
@@ -153,6 +160,7 @@ fn start_log(environment: &Environment, verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(verbose > 1)
         .init();
 }

@@ -53,7 +53,11 @@ impl Put {
             Size::Auto => {
                 let threshold = BlockSize::AUTO_THRESHOLD;
                 let mut start = Vec::new();
-                content.by_ref().take(threshold).read_to_end(&mut start).context("cannot read")?;
+                content
+                    .by_ref()
+                    .take(threshold)
+                    .read_to_end(&mut start)
+                    .with_context(|| format!("cannot read {}", self.file.display()))?;
                 let block_size = BlockSize::for_length(start.len() as u64);
                 content = Box::new(io::Cursor::new(start).chain(content));
                 block_size

@@ -60,6 +60,9 @@ impl View {
 
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
     pub(super) async fn find(&self, tree: &Tree, path: &str) -> anyhow::Result<Attr> {
+        if self.has_no_catalog() && !path.starts_with("urn:") {
+            return Err(Usage("no catalog: give --catalog URN".into()).into());
+        }
         let mut path = path;
         if let Some(store_dir) = tree.catalogs().store_dir()
             && let Some(rest) = path.strip_prefix(store_dir.as_str())

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use fuser::BackgroundSession;
 use rustix::mount::UnmountFlags;
@@ -12,6 +13,8 @@ use super::{Filesystem, Options};
 use crate::tree::Tree;
 
 const DEVICE: &str = "/dev/fuse";
+/// How long unmounting may take before what is left of it is left to the end of the process.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Why nothing was mounted, or not unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +115,10 @@ impl Mounted {
         if session.guard.is_finished() {
             return session.join().map_err(failed);
         }
-        match session.umount_and_join() {
+        // fusermount3 takes also a busy mount away, but its threads end only with the last open file.
+        let (ended, answer) = mpsc::channel();
+        std::thread::spawn(move || drop(ended.send(session.umount_and_join())));
+        match answer.recv_timeout(LINGER).unwrap_or(Ok(())) {
             // Somebody stands in it or has a file open: it goes away when they leave, or with us.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH)
