@@ -114,6 +114,8 @@ fn a_signal_ends_the_mount_although_a_file_in_it_is_open() {
 fn a_mount_in_the_background_ends_with_a_signal_too() {
     let scratch = Scratch::new();
     trees::small(&scratch.folder("tree"));
+    // A tree, hence a catalog, that no other test has.
+    fs::write(scratch.at("tree/where"), text(&scratch.at(""))).unwrap();
     let published = scratch.publish(&[&scratch.at("tree")]);
     let at = scratch.folder("mnt");
     // Relative, as typed: the process in the background lives in another directory.
