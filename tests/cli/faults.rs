@@ -83,6 +83,7 @@ fn one_file_failed(
     let line = mount.either("mounted at ", "erisfs: ");
     if line.starts_with("erisfs: ") {
         // It was a block of the catalog: nothing can be mounted.
+        assert!(line.contains(block.file_name().unwrap().to_str().unwrap()), "{line}");
         return false;
     }
     let top = scratch.at("mnt").join(published.name());

@@ -64,7 +64,7 @@ fn root_mounts_and_unmounts_without_fusermount3() {
     let arguments = ["mount", "--blocks", &blocks, "--catalog", &stage.catalog, text(&at)];
     let mut call = stage.scratch.erisfs(arguments);
     run(call.env("FUSERMOUNT_PATH", "/nowhere/fusermount3").env("PATH", "/nowhere")).text();
-    assert_eq!(mounts_in(&at), [at.clone()]);
+    assert_eq!(mounts_in(&at), std::slice::from_ref(&at));
     assert_eq!(fs::read_to_string(at.join(&stage.name).join("one")).unwrap(), "the first\n");
     umount(&at);
     stage.scratch.is_quiet();
