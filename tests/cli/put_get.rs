@@ -109,9 +109,7 @@ fn ranges_are_those_of_http() {
 fn erisfs_blocks_is_used_where_no_store_is_given() {
     let scratch = Scratch::new();
     let (empty, content) = (format!("dir:{}", text(&scratch.folder("empty"))), noise(5_000));
-    // Puts go to the first, gets ask one after the other.
-    let both = format!("{} {empty}", scratch.blocks());
-    let urn = feed(scratch.erisfs(["put", "-"]).env("ERISFS_BLOCKS", both), &content).text();
+    let urn = feed(scratch.erisfs(["put", "-"]).env("ERISFS_BLOCKS", scratch.blocks()), &content).text();
     let get = |blocks: &str, more: &[&str]| {
         let arguments = [&["get", urn.trim_end()], more].concat();
         run(scratch.erisfs(arguments).env("ERISFS_BLOCKS", blocks))
@@ -121,6 +119,17 @@ fn erisfs_blocks_is_used_where_no_store_is_given() {
     // What is given replaces the default.
     let refusal = get(&scratch.blocks(), &["--blocks", &empty]).refusal(1);
     assert!(refusal.contains(&empty), "{refusal}");
+}
+
+#[test]
+fn what_is_put_goes_into_every_store_that_is_named() {
+    let scratch = Scratch::new();
+    let stores = ["one", "other"].map(|name| format!("dir:{}", text(&scratch.folder(name))));
+    let content = noise(90_000);
+    let urn = feed(scratch.erisfs(["put", "-"]).env("ERISFS_BLOCKS", stores.join(" ")), &content).text();
+    for store in stores {
+        assert_eq!(scratch.run(["get", "--blocks", &store, urn.trim_end()]).bytes(), content);
+    }
 }
 
 #[test]
