@@ -1,6 +1,6 @@
 //! NAR, the archive format of Nix and Guix, in which a store path has exactly one form and so one hash.
 //!
-//! [`wire`] is the grammar, read and written without any I/O of its own; [`dump`] turns a directory on disk into a NAR;
+//! [`wire`] is the grammar, read and written without any I/O of its own; [`dump()`] turns a directory on disk into a NAR;
 //! [`listing`] is the compact tree of a NAR, also in Nix's `.ls` JSON; [`index`] makes that tree from NAR bytes, hopping over
 //! the contents of files; [`seekable`] is the compressed NAR that can be read from the middle.
 
