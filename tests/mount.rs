@@ -1,5 +1,7 @@
 //! A real mount: what programs see is what was published, the kernel keeps it, and faults stay where they are.
 
+#[path = "support/noise.rs"]
+mod noise;
 #[path = "support/shelf.rs"]
 mod shelf;
 
@@ -17,6 +19,7 @@ use erisfs::eris::BlockSize;
 use erisfs::fuse::{Mounted, Options};
 use erisfs::store::StorePath;
 use erisfs::tree::{Catalog, Catalogs, Settings, Tree};
+use noise::noise;
 use shelf::Shelf;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -87,15 +90,6 @@ fn specimen() -> TempDir {
     symlink("../bin/sh", at("lib/link")).unwrap();
     symlink("/nix/store", at("lib/store")).unwrap();
     dir
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = length as u64 + 1;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 #[test]

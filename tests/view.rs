@@ -1,5 +1,7 @@
 //! The view without a kernel: what is looked up, listed and read through a catalog is what was published.
 
+#[path = "support/noise.rs"]
+mod noise;
 #[path = "support/shelf.rs"]
 mod shelf;
 
@@ -14,6 +16,7 @@ use erisfs::block::{BlockStore, Cache, Counted, Fault, Faulty};
 use erisfs::content::{Deadline, Fetch};
 use erisfs::eris::{BlockSize, ReadCapability};
 use erisfs::tree::{Attr, Catalog, Catalogs, Error, Inode, Kind, Settings, Symlinks, Tree};
+use noise::noise;
 use shelf::Shelf;
 use tempfile::TempDir;
 
@@ -37,15 +40,6 @@ fn specimen() -> TempDir {
         fs::write(at(&format!("share/small-{number}")), noise(number * 7)).unwrap();
     }
     dir
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = length as u64 + 1;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 async fn open(store: Arc<dyn BlockStore>, catalogs: &[ReadCapability], settings: Settings) -> Tree {

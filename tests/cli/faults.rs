@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::noise::noise;
 use super::process::Running;
 use super::scratch::{Published, Scratch, text};
-use super::trees::noise;
 
 /// Long enough that each has blocks of its own.
 const FILE: usize = 300_000;

@@ -6,6 +6,8 @@
 
 mod demo;
 mod faults;
+#[path = "../support/noise.rs"]
+mod noise;
 mod process;
 mod put_get;
 mod scratch;

@@ -7,9 +7,9 @@ use std::path::Path;
 use data_encoding::BASE32_NOPAD;
 use serde::Deserialize;
 
+use super::noise::noise;
 use super::process::{Running, feed, run};
 use super::scratch::{Scratch, text};
-use super::trees::noise;
 
 #[track_caller]
 fn put(scratch: &Scratch, blocks: &str, more: &[&str], content: &[u8]) -> String {

@@ -11,9 +11,10 @@ use erisfs::fuse::{Mounted, Options};
 use erisfs::tree::{Catalog, Catalogs, Settings, Tree};
 use tokio::runtime::Runtime;
 
+use super::noise::noise;
 use super::process::{Running, run};
 use super::scratch::{Published, Scratch, text};
-use super::trees::{many, noise};
+use super::trees::many;
 
 /// A store that a process serves, mounted by this one through HTTP. The mount goes before its runtime.
 struct Stage {

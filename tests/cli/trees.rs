@@ -4,18 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::noise::noise;
+
 /// Files of a big tree. The smallest of a Python library have some 4 MB together, published in seconds.
 const MANY: usize = 2_200;
-
-/// Bytes that look random and are the same each time.
-pub fn noise(length: usize) -> Vec<u8> {
-    let mut state = length as u64 + 1;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
 
 /// A few files: `one`, `two` and `three` of different sizes, a program `bin/sh`, the link `link` to it.
 pub fn small(at: &Path) {

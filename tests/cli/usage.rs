@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use super::noise::noise;
 use super::process::{Finished, feed, run};
 use super::scratch::{Scratch, text};
-use super::trees::noise;
 
 const COMMANDS: [&str; 9] = ["put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "demo"];
 

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use super::noise::noise;
 use super::process::Finished;
 use super::scratch::{Published, Scratch, text};
-use super::trees::{noise, small};
+use super::trees::small;
 
 struct Shelf {
     scratch: Scratch,

@@ -3,6 +3,8 @@
 mod again;
 mod command;
 mod failures;
+#[path = "../support/noise.rs"]
+mod noise;
 mod stores;
 
 use std::fs;
@@ -17,6 +19,7 @@ use erisfs::nar::{Hasher, Kind, Listing, NodeId, dump};
 use erisfs::publish::{self, Published, PublishedPath, Settings};
 use erisfs::store::{NarHash, Narinfo};
 use futures::FutureExt;
+use noise::noise;
 use tempfile::TempDir;
 
 /// A store in memory that counts.
@@ -43,16 +46,6 @@ fn make_tree(at: &Path) {
     fs::set_permissions(at.join("bin/run"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("bin/run", at.join("link")).unwrap();
     fs::write(at.join("noise"), noise(200_000)).unwrap();
-}
-
-/// Bytes that do not compress.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = length as u64 + 1;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 /// The content of a capability, from a store that answers at once.

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::{MAGIC, Nesting, ParseError, check_target, lossy};
 
-/// Writes a NAR from the same events that [`Parser`] gives, refusing what the parser would refuse.
+/// Writes a NAR from the same events that [`Parser`](super::Parser) gives, refusing what the parser would refuse.
 #[derive(Debug)]
 pub struct Writer<W> {
     out: W,
