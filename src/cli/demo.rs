@@ -11,10 +11,9 @@ use clap::Args;
 use indicatif::{DecimalBytes, HumanCount};
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::view::{BLOCK_BYTES, NODE_BYTES};
-use super::{Session, print};
+use super::{Session, Signals, print};
 use crate::block::{self, Cache, Counted, Counts};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
@@ -61,7 +60,7 @@ impl Demo {
         let dir = dir.keep();
         let janitor = Janitor::start(&dir)?;
         let answer = session.runtime.block_on(async {
-            let mut signals = Signals::new()?;
+            let mut signals = Signals::catch()?;
             tokio::select! {
                 answer = self.show(&tree, &dir) => answer,
                 () = signals.any() => Ok(()),
@@ -214,25 +213,6 @@ impl Survey {
 impl std::fmt::Display for Survey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} files and directories, {}", HumanCount(self.entries), DecimalBytes(self.bytes))
-    }
-}
-
-struct Signals([tokio::signal::unix::Signal; 3]);
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let [hangup, interrupt, terminate] =
-            [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-        Ok(Signals([hangup?, interrupt?, terminate?]))
-    }
-
-    async fn any(&mut self) {
-        let [hangup, interrupt, terminate] = &mut self.0;
-        tokio::select! {
-            _ = hangup.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
     }
 }
 

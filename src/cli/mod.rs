@@ -9,6 +9,7 @@ mod mount;
 mod publish;
 mod put;
 mod serve;
+mod signals;
 mod stat;
 mod view;
 
@@ -24,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::block::{self, BlockStore};
 use crate::config::Environment;
+use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
 #[derive(Debug, Parser)]

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::view::View;
-use super::{SaidAlready, Session, Usage};
+use super::{SaidAlready, Session, Signals, Usage};
 use crate::fuse::{Mounted, Options};
 use crate::tree::Settings;
 
@@ -50,11 +49,12 @@ impl Mount {
 
     async fn serve(&self, session: &Session, options: &Options) -> anyhow::Result<()> {
         // Before mounting: a signal in between must not leave the mount behind.
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut signals = Signals::catch()?;
         let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
-        let tree = self.view.open(session, settings).await?;
+        let tree = tokio::select! {
+            tree = self.view.open(session, settings) => tree?,
+            () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
+        };
         let runtime = session.runtime.handle().clone();
         let mounted = Mounted::new(tree, &self.mountpoint, options, runtime)?;
         if self.background {
@@ -70,9 +70,7 @@ impl Mount {
             }
         };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            () = signals.any() => {}
             () = ended => {}
         }
         tokio::task::spawn_blocking(|| mounted.unmount()).await??;

@@ -1,9 +1,8 @@
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::view::View;
-use super::{Session, Usage};
+use super::{Session, Signals, Usage};
 use crate::serve::{Limits, PutPolicy, Server, Service, Token};
 use crate::tree::Settings;
 
@@ -29,22 +28,18 @@ impl Serve {
     }
 
     async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let tree = self.view.open(session, Settings::default()).await?;
+        let mut signals = Signals::catch()?;
+        let tree = tokio::select! {
+            tree = self.view.open(session, Settings::default()) => tree?,
+            () = signals.any() => return Ok(()),
+        };
         let store = tree.store().clone();
         let limits = Limits { connections: self.max_connections.into(), ..Limits::default() };
         let tree = (!self.view.has_no_catalog()).then_some(tree);
         let server = Server::bind(&self.listen, Service { store, tree, put, limits }).await;
         let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
         eprintln!("listening on http://{}/", server.local_addr());
-        let shutdown = async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        server.run(shutdown).await;
+        server.run(signals.any()).await;
         Ok(())
     }
 

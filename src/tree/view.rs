@@ -193,11 +193,12 @@ impl Tree {
             let occupant = occupant.ok_or(Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() })?;
             let flight = self.opening.join(slot, || {
                 let (fetch, objects) = (self.fetch.clone(), self.objects.clone());
-                let catalogs = self.catalogs.clone();
+                let (catalogs, object_bytes) = (self.catalogs.clone(), self.settings.object_bytes);
                 async move {
                     let (capability, expected) = binding(&catalogs, occupant, deadline).await?;
                     let object = Arc::new(Object::open(fetch, capability, expected, deadline).await?);
-                    let memory = object.memory();
+                    // One that is larger than the whole budget is kept too, alone.
+                    let memory = object.memory().min(object_bytes);
                     objects.lock().expect("no panic while held").put(slot, object.clone(), memory);
                     Ok(object)
                 }
