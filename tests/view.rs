@@ -261,3 +261,30 @@ async fn a_silent_source_ends_in_an_error_at_the_deadline() {
         "{message}"
     );
 }
+
+#[tokio::test]
+async fn a_catalog_that_says_other_things_than_the_object_is_found_out() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("tool", &disk.path().join("bin/tool")).to_string();
+    shelf.misstate(|_, size| (Kind::Executable, size - 1));
+    let tree = open(shelf.blocks.clone(), &[shelf.catalog()], Settings::default()).await;
+    let tool = find(&tree, &path).await.unwrap();
+    let message = tree.read(tool.inode, 0, 100, soon()).await.unwrap_err().to_string();
+    assert!(message.contains(&path) && message.contains("catalog"), "{message}");
+}
+
+#[tokio::test]
+async fn a_link_that_cannot_be_opened_hides_no_other_entry_of_the_root() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let mut expected = vec![
+        shelf.add("link", &disk.path().join("share/absolute")).to_string(),
+        shelf.add("tool", &disk.path().join("bin/tool")).to_string(),
+    ];
+    expected.sort();
+    let fault = Arc::new(Fault::new(shelf.blocks.clone()));
+    let settings = Settings { symlinks: Symlinks::Relative, ..Settings::default() };
+    let tree = open(fault.clone(), &[shelf.catalog()], settings).await;
+    names(&tree, Inode::ROOT, 100).await;
+    fault.set_all(Faulty::Missing);
+    assert_eq!(names(&tree, Inode::ROOT, 100).await[2..], expected);
+}

@@ -4,8 +4,8 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::Session;
-use super::view::View;
-use crate::tree::{Kind, Settings};
+use super::view::Look;
+use crate::tree::Kind;
 
 /// Bytes of one read; the tree fetches ahead by itself.
 const PIECE: u32 = 1 << 20;
@@ -13,7 +13,7 @@ const PIECE: u32 = 1 << 20;
 #[derive(Debug, Args)]
 pub(super) struct Cat {
     #[command(flatten)]
-    view: View,
+    look: Look,
     /// HASH-NAME/PATH of a file
     path: String,
 }
@@ -24,13 +24,13 @@ impl Cat {
     }
 
     async fn copy(&self, session: &Session) -> anyhow::Result<()> {
-        let tree = self.view.open(session, Settings::default()).await?;
-        let file = self.view.find(&tree, &self.path).await?;
+        let tree = self.look.open(session).await?;
+        let file = self.look.find(&tree, &self.path).await?;
         match file.kind {
             Kind::Regular | Kind::Executable => {}
             Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path)),
             Kind::Symlink => {
-                let target = tree.read_link(file.inode, self.view.deadline()).await?;
+                let target = tree.read_link(file.inode, self.look.deadline()).await?;
                 let target = String::from_utf8_lossy(&target);
                 return Err(anyhow!("{} is a link to {target}: name the file itself", self.path));
             }
@@ -38,7 +38,10 @@ impl Cat {
         let mut offset = 0;
         let mut out = io::stdout().lock();
         while offset < file.size {
-            let bytes = tree.read(file.inode, offset, PIECE, self.view.deadline()).await?;
+            let bytes = tree.read(file.inode, offset, PIECE, self.look.deadline()).await?;
+            if bytes.is_empty() {
+                return Err(anyhow!("{} ends at byte {offset}, before its {}", self.path, file.size));
+            }
             out.write_all(&bytes)?;
             offset += bytes.len() as u64;
         }

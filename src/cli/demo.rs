@@ -1,4 +1,4 @@
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,10 @@ use crate::tree::{Catalog, Catalogs, Settings, Tree};
 /// Trees that most machines have, of a size that is published in seconds.
 const TREES: [&str; 6] =
     ["/usr/lib/python3.11", "/usr/lib/python3", "/usr/share/perl", "/usr/lib/gcc", "/usr/share/doc", "/etc"];
+/// What the name of the temporary directory begins with.
+const PREFIX: &str = "erisfs-demo-";
+/// How often removing that directory is tried, 100 ms apart.
+const REMOVALS: u32 = 30;
 /// Longest wait for anything on loopback.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The file that is read is the one whose size is nearest to this.
@@ -56,7 +60,7 @@ impl Demo {
             })?,
         };
         ensure!(tree.is_dir(), "{} is not a directory", tree.display());
-        let dir = TempDir::with_prefix("erisfs-demo-").context("cannot make a temporary directory")?;
+        let dir = TempDir::with_prefix(PREFIX).context("cannot make a temporary directory")?;
         let dir = dir.keep();
         let janitor = Janitor::start(&dir)?;
         let answer = session.runtime.block_on(async {
@@ -245,24 +249,21 @@ impl Janitor {
     }
 }
 
+/// Takes mount and directory away. Threads that were writing blocks may need a moment to end.
 fn clean_up(dir: &Path) -> anyhow::Result<()> {
+    let is_ours = dir.parent() == Some(&tempfile::env::temp_dir())
+        && dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    ensure!(is_ours, "{} is not the directory of a demo", dir.display());
     let mountpoint = dir.join(STORE);
-    if is_mounted(&mountpoint)? && rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH).is_err() {
-        let helper = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(&mountpoint).status();
-        ensure!(helper.is_ok_and(|status| status.success()), "cannot unmount {}", mountpoint.display());
+    if rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH) == Err(rustix::io::Errno::PERM) {
+        // A user's mount, or none; if one is left, removing says so.
+        let _ = Command::new("fusermount3").args(["-u", "-z", "-q", "--"]).arg(&mountpoint).status();
     }
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| dir.display().to_string())
+    for _ in 0..REMOVALS {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            _ => std::thread::sleep(Duration::from_millis(100)),
         }
-        _ => Ok(()),
     }
-}
-
-/// Asks the mount table, since every question to a mount whose daemon is gone fails.
-fn is_mounted(mountpoint: &Path) -> anyhow::Result<bool> {
-    let mut table = String::new();
-    File::open("/proc/self/mounts")?.read_to_string(&mut table)?;
-    let mountpoint = mountpoint.to_string_lossy();
-    Ok(table.lines().any(|line| line.split(' ').nth(1) == Some(&*mountpoint)))
+    fs::remove_dir_all(dir).with_context(|| dir.display().to_string())
 }

@@ -29,7 +29,7 @@ pub(super) struct Get {
     #[arg(long, value_name = "START-END")]
     range: Option<String>,
     /// Give up on a block after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
     /// The content: urn:eris:..., or urn:erisx2: and urn:erisx3: of the drafts
     urn: String,
@@ -51,8 +51,8 @@ impl Get {
         wanted: Option<(u64, Option<u64>)>,
     ) -> anyhow::Result<()> {
         let timeout = Duration::from_secs(self.timeout.into());
-        let limits = Limits { length: u64::MAX, tail: 0 };
-        let content = Content::open(fetch, capability, limits, Deadline::after(timeout)).await?;
+        let limits = Limits { length: i64::MAX as u64, tail: 0 };
+        let content = Arc::new(Content::open(fetch, capability, limits, Deadline::after(timeout)).await?);
         let range = within(wanted, content.length())?;
         let mut out: Box<dyn Write> = match &self.output {
             None => Box::new(io::stdout().lock()),
@@ -60,12 +60,15 @@ impl Get {
         };
         let pieces = (range.start..range.end).step_by(PIECE as usize).map(|start| {
             let end = start.saturating_add(PIECE).min(range.end);
-            let content = &content;
-            async move { content.read_at(start..end, Deadline::after(timeout)).await }
+            let content = content.clone();
+            // In a task of its own: a reader who makes us wait must not use up the deadline.
+            async move {
+                tokio::spawn(async move { content.read_at(start..end, Deadline::after(timeout)).await }).await
+            }
         });
         let mut pieces = stream::iter(pieces).buffered(PIECES);
         while let Some(bytes) = pieces.try_next().await? {
-            out.write_all(&bytes)?;
+            out.write_all(&bytes?)?;
         }
         out.flush()?;
         Ok(())

@@ -1,9 +1,9 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::view::{View, kind_name, mode};
+use super::view::{Look, kind_name, mode};
 use super::{Session, print};
-use crate::tree::{Attr, DirEntry, Inode, Kind, Settings, Tree};
+use crate::tree::{Attr, DirEntry, Inode, Kind, Tree};
 
 /// Entries that are asked for together.
 const BATCH: usize = 1024;
@@ -11,7 +11,7 @@ const BATCH: usize = 1024;
 #[derive(Debug, Args)]
 pub(super) struct Ls {
     #[command(flatten)]
-    view: View,
+    look: Look,
     /// Mode, links, size and where links point to
     #[arg(short)]
     long: bool,
@@ -32,8 +32,8 @@ impl Ls {
 
     async fn list(&self, session: &Session) -> anyhow::Result<()> {
         let path = self.path.as_deref().unwrap_or("");
-        let tree = self.view.open(session, Settings::default()).await?;
-        let top = self.view.find(&tree, path).await?;
+        let tree = self.look.open(session).await?;
+        let top = self.look.find(&tree, path).await?;
         if top.kind != Kind::Directory {
             return self.line(&tree, path, &top).await;
         }
@@ -63,7 +63,7 @@ impl Ls {
         let mut below = Vec::new();
         let mut cookie = 0;
         loop {
-            let entries = tree.read_dir(inode, cookie, BATCH, self.view.deadline()).await?;
+            let entries = tree.read_dir(inode, cookie, BATCH, self.look.deadline()).await?;
             let Some(last) = entries.last() else { return Ok(below) };
             cookie = last.cookie;
             for DirEntry { name, attr, .. } in entries {
@@ -83,7 +83,7 @@ impl Ls {
     async fn line(&self, tree: &Tree, name: &str, attr: &Attr) -> anyhow::Result<()> {
         let target = match attr.kind {
             Kind::Symlink if self.long || self.json => {
-                let target = tree.read_link(attr.inode, self.view.deadline()).await?;
+                let target = tree.read_link(attr.inode, self.look.deadline()).await?;
                 Some(String::from_utf8_lossy(&target).into_owned())
             }
             _ => None,
@@ -91,6 +91,7 @@ impl Ls {
         if self.json {
             return print(Value::Object(describe(name, attr, target)));
         }
+        let (name, target) = (printable(name), target.as_deref().map(printable));
         if !self.long {
             return print(name);
         }
@@ -100,6 +101,11 @@ impl Ls {
             None => print(format_args!("{mode} {links:>3} {size:>12} {name}")),
         }
     }
+}
+
+/// The name without what a terminal would obey, such as escape sequences and line ends.
+fn printable(name: &str) -> String {
+    name.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 
 /// A node as JSON, with the words of Nix's `.ls`.

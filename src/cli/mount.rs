@@ -52,7 +52,7 @@ impl Mount {
         let mut signals = Signals::catch()?;
         let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
         let tree = tokio::select! {
-            tree = self.view.open(session, settings) => tree?,
+            tree = self.view.open(session, settings, options.timeout) => tree?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
         };
         let runtime = session.runtime.handle().clone();

@@ -30,7 +30,7 @@ impl Serve {
     async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let tree = tokio::select! {
-            tree = self.view.open(session, Settings::default()) => tree?,
+            tree = self.view.open(session, Settings::default(), Limits::default().fetch) => tree?,
             () = signals.any() => return Ok(()),
         };
         let store = tree.store().clone();

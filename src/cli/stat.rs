@@ -2,14 +2,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::ls::describe;
-use super::view::{View, kind_name, mode};
+use super::view::{Look, kind_name, mode};
 use super::{Session, print};
-use crate::tree::{Kind, Settings, XATTR_PREFIX};
+use crate::tree::{Kind, XATTR_PREFIX};
 
 #[derive(Debug, Args)]
 pub(super) struct Stat {
     #[command(flatten)]
-    view: View,
+    look: Look,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -23,16 +23,16 @@ impl Stat {
     }
 
     async fn tell(&self, session: &Session) -> anyhow::Result<()> {
-        let tree = self.view.open(session, Settings::default()).await?;
-        let attr = self.view.find(&tree, &self.path).await?;
+        let tree = self.look.open(session).await?;
+        let attr = self.look.find(&tree, &self.path).await?;
         let target = match attr.kind {
-            Kind::Symlink => Some(tree.read_link(attr.inode, self.view.deadline()).await?),
+            Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline()).await?),
             _ => None,
         };
         let target = target.map(|target| String::from_utf8_lossy(&target).into_owned());
         let mut known = Vec::new();
-        for name in tree.xattr_names(attr.inode, self.view.deadline()).await? {
-            let value = tree.xattr(attr.inode, name.as_bytes(), self.view.deadline()).await?;
+        for name in tree.xattr_names(attr.inode, self.look.deadline()).await? {
+            let value = tree.xattr(attr.inode, name.as_bytes(), self.look.deadline()).await?;
             let short = name.strip_prefix(XATTR_PREFIX).unwrap_or(&name).to_owned();
             known.extend(value.map(|value| (short, value)));
         }

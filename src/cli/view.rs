@@ -26,14 +26,26 @@ pub(super) struct View {
     /// A catalog that `publish` printed (repeatable, the first that lists a path wins)
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
+}
+
+/// A view that is looked into once, without a mount.
+#[derive(Debug, Args)]
+pub(super) struct Look {
+    #[command(flatten)]
+    view: View,
     /// Give up on what has not come after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 }
 
 impl View {
-    /// Opens all catalogs.
-    pub(super) async fn open(&self, session: &Session, settings: Settings) -> anyhow::Result<Arc<Tree>> {
+    /// Opens all catalogs, each within `timeout`.
+    pub(super) async fn open(
+        &self,
+        session: &Session,
+        settings: Settings,
+        timeout: Duration,
+    ) -> anyhow::Result<Arc<Tree>> {
         let capabilities = self.catalogs.iter().map(|urn| {
             let parsed = urn.parse::<ReadCapability>();
             parsed.map_err(|error| Usage(format!("--catalog {urn}: {error}")))
@@ -43,19 +55,41 @@ impl View {
         let fetch = Fetch::new(store, NODE_BYTES);
         let opened = capabilities
             .into_iter()
-            .map(|capability| Catalog::open(fetch.clone(), capability, self.deadline()));
+            .map(|capability| Catalog::open(fetch.clone(), capability, Deadline::after(timeout)));
         let catalogs = futures::future::try_join_all(opened).await?;
+        let mut store_dirs = catalogs.iter().map(Catalog::store_dir);
+        if let Some(first) = store_dirs.next()
+            && let Some(other) = store_dirs.find(|store_dir| *store_dir != first)
+        {
+            return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
+        }
         Ok(Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)))
-    }
-
-    /// When to give up on something that begins now.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(Duration::from_secs(self.timeout.into()))
     }
 
     /// Whether no catalog was given.
     pub(super) fn has_no_catalog(&self) -> bool {
         self.catalogs.is_empty()
+    }
+}
+
+impl Look {
+    /// Opens all catalogs.
+    pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Arc<Tree>> {
+        self.view.open(session, Settings::default(), self.timeout()).await
+    }
+
+    /// When to give up on something that begins now.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout())
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
+
+    /// Whether no catalog was given.
+    pub(super) fn has_no_catalog(&self) -> bool {
+        self.view.has_no_catalog()
     }
 
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.

@@ -61,7 +61,7 @@ pub async fn decode_frame(content: &Content, frame: &Frame, deadline: Deadline) 
     let compressed = content.read_at(frame.compressed.clone(), deadline).await?;
     let length = (frame.decompressed.end - frame.decompressed.start) as usize;
     compress::decode_frame(&compressed, length).map(Bytes::from).map_err(|source| Error::Frame {
-        urn: content.name(),
+        content: content.name(),
         offset: frame.compressed.start,
         source: Arc::new(source),
     })

@@ -48,10 +48,10 @@ pub enum Error {
     #[error(transparent)]
     Block(#[from] block::Error),
     /// The blocks are what their references say, but they form no valid content.
-    #[error("{urn}: {source}")]
+    #[error("{content}: {source}")]
     Decode {
         /// The content that was read.
-        urn: Name,
+        content: Name,
         /// The check that failed, and for which block.
         source: Box<DecodeError>,
     },
@@ -64,20 +64,20 @@ pub enum Error {
         store: String,
     },
     /// The content is larger than whoever named it said it may be.
-    #[error("{urn} has {found} bytes or more, but at most {limit} were announced")]
+    #[error("{content} has {found} bytes or more, but at most {limit} were announced")]
     TooLarge {
         /// The content.
-        urn: Name,
+        content: Name,
         /// Its length, or a lower bound of it.
         found: u64,
         /// The announced limit.
         limit: u64,
     },
     /// Bytes were asked for that the content does not have.
-    #[error("{urn} has {length} bytes, bytes {start}..{end} were asked for")]
+    #[error("{content} has {length} bytes, bytes {start}..{end} were asked for")]
     OutOfRange {
         /// The content.
-        urn: Name,
+        content: Name,
         /// Its length.
         length: u64,
         /// First byte asked for.
@@ -86,10 +86,10 @@ pub enum Error {
         end: u64,
     },
     /// A compressed frame is damaged.
-    #[error("{urn}: the frame at byte {offset}: {source}")]
+    #[error("{content}: the frame at byte {offset}: {source}")]
     Frame {
         /// The content.
-        urn: Name,
+        content: Name,
         /// Where the frame begins in the encoded object.
         offset: u64,
         /// What the decoder found.
@@ -124,6 +124,9 @@ pub struct Fetch {
     nodes: Mutex<ByteLru<NodeKey, Arc<Node>>>,
     contents: AtomicU64,
 }
+
+/// Memory of a reference with its key.
+const PAIR_BYTES: usize = 64;
 
 /// A node by its place in an opened content. The reference alone would not do: the same block can
 /// stand at several places of a tree, and a hostile tree can name it with another key.
@@ -165,6 +168,7 @@ impl Fetch {
     ) -> Result<(), Error> {
         let mut missing: std::collections::HashSet<Reference> = references.iter().copied().collect();
         let mut stream = self.store.get_many(references);
+        let mut late = false;
         while !missing.is_empty() {
             match timeout_at(deadline.0, stream.next()).await {
                 Ok(Some((reference, answer))) => {
@@ -172,12 +176,19 @@ impl Fetch {
                     missing.remove(&reference);
                 }
                 Ok(None) => break,
-                Err(_) => break,
+                Err(_) => {
+                    late = true;
+                    break;
+                }
             }
         }
-        match missing.iter().min() {
+        match missing.into_iter().min() {
             None => Ok(()),
-            Some(reference) => Err(self.timed_out(reference)),
+            Some(reference) if late => Err(self.timed_out(&reference)),
+            // A store answers for every block; one that leaves some out does not have them.
+            Some(reference) => {
+                Err(block::Error::NotFound { reference, store: self.store.name().into() }.into())
+            }
         }
     }
 
@@ -190,8 +201,7 @@ impl Fetch {
     }
 
     fn keep_node(&self, key: NodeKey, node: Arc<Node>) {
-        // 64 bytes a pair, and the pointers around them.
-        let bytes = node.len() * 64 + 128;
+        let bytes = node.len() * PAIR_BYTES + size_of::<Node>();
         self.nodes.lock().expect("no panic while held").put(key, node, bytes);
     }
 }

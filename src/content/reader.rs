@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Deadline, Error, Fetch, Name, NodeKey};
+use super::{Deadline, Error, Fetch, Name, NodeKey, PAIR_BYTES};
 use crate::eris::{self, Layout, Node, Opened, Position, ReadCapability, Reference};
 
 /// What the reader of a content knows about it beforehand.
@@ -82,6 +82,15 @@ impl Content {
         self.id
     }
 
+    /// Bytes of memory that it holds, besides the nodes that all contents share.
+    pub fn memory(&self) -> usize {
+        let top = match &self.top {
+            Top::Node(node) => node.len() * PAIR_BYTES,
+            Top::Leaf(bytes) => bytes.len(),
+        };
+        top + size_of::<Self>()
+    }
+
     /// The content as messages name it.
     pub fn name(&self) -> Name {
         Name::from(&self.capability)
@@ -91,7 +100,7 @@ impl Content {
     pub async fn read_at(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
         if range.start > range.end || range.end > self.length {
             return Err(Error::OutOfRange {
-                urn: self.name(),
+                content: self.name(),
                 length: self.length,
                 start: range.start,
                 end: range.end,
@@ -214,18 +223,20 @@ impl Content {
             let along = limits.tail.div_ceil(block_size);
             let mut leaves = node.covering(last.index.saturating_sub(along)..last.index);
             leaves.push(last);
-            let mut length = 0;
+            let mut bytes = 0;
             self.fetch_leaves(&leaves, deadline, |start, leaf| {
-                length = length.max(start.saturating_add(leaf.len() as u64));
+                if start == last.index.saturating_mul(block_size) {
+                    bytes = leaf.len();
+                }
             })
             .await?;
-            return Ok(length);
+            return self.layout.length(&last, bytes).map_err(decode_error(&self.capability));
         }
     }
 
     fn check_limit(&self, found: u64, limit: u64) -> Result<(), Error> {
         if found > limit {
-            return Err(Error::TooLarge { urn: self.name(), found, limit });
+            return Err(Error::TooLarge { content: self.name(), found, limit });
         }
         Ok(())
     }
@@ -236,8 +247,8 @@ impl Content {
 }
 
 fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
-    let urn = Name::from(capability);
-    move |source| Error::Decode { urn, source: Box::new(source) }
+    let content = Name::from(capability);
+    move |source| Error::Decode { content, source: Box::new(source) }
 }
 
 /// Copies the part of `leaf` (whose first byte stands at `start`) that `range` wants into `out`.

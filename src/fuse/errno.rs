@@ -13,7 +13,6 @@ pub fn errno(error: &Error) -> Errno {
         Error::Stale { .. } => Errno::ESTALE,
         Error::Read { .. }
         | Error::Catalog { .. }
-        | Error::Narinfo { .. }
         | Error::NoBinding { .. }
         | Error::Urn { .. }
         | Error::Object { .. } => Errno::EIO,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{CatalogError, Fault};
 use crate::content;
 use crate::eris;
-use crate::store::narinfo::NarinfoError;
 
 /// Why the view cannot answer. The messages name the store path, the block and its source.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,14 +40,6 @@ pub enum Error {
         /// What is wrong with it.
         source: Arc<CatalogError>,
     },
-    /// A catalog holds a narinfo that is none.
-    #[error("{name}: its narinfo: {source}")]
-    Narinfo {
-        /// The store path.
-        name: String,
-        /// What is wrong with it.
-        source: Arc<NarinfoError>,
-    },
     /// The narinfo names no ERIS content that can be read.
     #[error("{name}: its narinfo binds it to no ERIS content that this version reads ({found})")]
     NoBinding {
@@ -58,12 +49,10 @@ pub enum Error {
         found: String,
     },
     /// The narinfo names an ERIS content wrongly.
-    #[error("{name}: {urn}: {source}")]
+    #[error("{name}: the ERIS field of its narinfo: {source}")]
     Urn {
         /// The store path.
         name: String,
-        /// The URN.
-        urn: String,
         /// What is wrong with it.
         source: eris::ParseError,
     },

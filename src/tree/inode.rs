@@ -72,6 +72,14 @@ pub enum Occupant {
 }
 
 impl Occupant {
+    /// Its name in the root of the mount, by which no two are alike.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Occupant::Path { path, .. } => path.to_string(),
+            Occupant::Content(content) => content.to_string(),
+        }
+    }
+
     fn is(&self, other: &Occupant) -> bool {
         match (self, other) {
             (Occupant::Path { path, .. }, Occupant::Path { path: other, .. }) => path == other,
@@ -107,14 +115,6 @@ impl Occupants {
                     return slot;
                 }
             }
-        }
-    }
-
-    /// Takes the number back from `occupant`, if it still has it.
-    pub fn release(&self, slot: Slot, occupant: &Occupant) {
-        let mut occupants = self.0.lock().expect("no panic while held");
-        if occupants.get(&slot).is_some_and(|other| other.is(occupant)) {
-            occupants.remove(&slot);
         }
     }
 

@@ -43,6 +43,17 @@ pub struct Facts {
     pub number: u64,
 }
 
+impl Facts {
+    /// The attributes that follow.
+    fn attr(self, inode: Inode) -> Attr {
+        let (size, links) = match self.kind {
+            Kind::Directory => (0, u32::try_from(self.number).unwrap_or(u32::MAX).saturating_add(2)),
+            Kind::Regular | Kind::Executable | Kind::Symlink => (self.number, 1),
+        };
+        Attr { inode, kind: self.kind, size, links }
+    }
+}
+
 /// What absolute links into the store directory look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Symlinks {

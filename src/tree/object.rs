@@ -7,9 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 
-use super::Error;
 use super::inode::MAX_NODES;
+use super::{Error, Facts};
 use crate::compress::Compression;
 use crate::content::{self, Content, Deadline, Fetch, FrameCache, Limits};
 use crate::eris::ReadCapability;
@@ -21,6 +23,10 @@ const TAIL: u64 = 64 * 1024;
 /// The first step of a walk over the headers of a plain NAR, and the largest one.
 const STEP: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024;
 
+/// Frames that are decoded at a time for one read.
+const FRAMES: usize = 8;
+/// Listings that are parsed at a time: a large one takes hundreds of MiB while it is.
+static PARSING: Semaphore = Semaphore::const_new(2);
 /// No announced size: contents of this many bytes are taken (8 EiB are the kernel's limit for a file).
 pub(super) const UNLIMITED: u64 = i64::MAX as u64;
 /// Memory of an entry of a seek table.
@@ -37,6 +43,8 @@ pub struct Expected {
     pub form: Option<Compression>,
     /// Size of the NAR, where a narinfo says so.
     pub nar_size: Option<u64>,
+    /// What its top is, where a catalog says so.
+    pub facts: Option<Facts>,
     /// Largest encoded size that is taken.
     pub limit: u64,
 }
@@ -74,7 +82,15 @@ impl Object {
         if listing.len() > MAX_NODES {
             return Err(opening.fault(Fault::TooManyNodes { found: listing.len() }));
         }
-        Ok(Object { name: opening.expected.name, content, form, listing })
+        let expected = opening.expected.facts;
+        let object = Object { name: opening.expected.name.clone(), content, form, listing };
+        match expected {
+            // The kernel has been told what the catalog says: other facts would cut files off.
+            Some(expected) if expected != object.facts() => {
+                Err(opening.fault(Fault::Facts { expected, found: object.facts() }))
+            }
+            _ => Ok(object),
+        }
     }
 
     /// The tree.
@@ -114,13 +130,25 @@ impl Object {
         }
     }
 
+    /// What a catalog that lists it should say of it.
+    pub fn facts(&self) -> Facts {
+        let listing = &self.listing;
+        let (kind, number) = match listing.kind(NodeId::ROOT) {
+            Kind::Directory => (super::Kind::Directory, listing.subdirectories(NodeId::ROOT).into()),
+            Kind::File { executable: true, size, .. } => (super::Kind::Executable, size),
+            Kind::File { executable: false, size, .. } => (super::Kind::Regular, size),
+            Kind::Symlink => (super::Kind::Symlink, listing.target(NodeId::ROOT).len() as u64),
+        };
+        Facts { kind, number }
+    }
+
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
         let table = match &self.form {
             Form::Seekable(table) => table.len() as usize * SEEK_ENTRY,
             Form::File | Form::Nar => 0,
         };
-        self.listing.memory() + table + size_of::<Self>()
+        self.listing.memory() + self.content.memory() + table + size_of::<Self>()
     }
 
     /// Bytes `offset..offset + length` of a file, cut at its end.
@@ -157,7 +185,8 @@ impl Object {
                 Ok::<_, content::Error>(bytes.slice(start as usize..end as usize))
             }
         });
-        let parts: Vec<Bytes> = futures::future::try_join_all(reads).await?;
+        // A few at a time: a hostile table may cut a range into as many frames as it has bytes.
+        let parts: Vec<Bytes> = stream::iter(reads).buffered(FRAMES).try_collect().await?;
         match <[Bytes; 1]>::try_from(parts) {
             Ok([whole]) => Ok(whole),
             Err(parts) => {
@@ -179,7 +208,12 @@ impl Object {
         let Some((start, size)) = self.extent(node) else { return Ok(()) };
         let range = start + range.start.min(size)..start + range.end.min(size);
         match &self.form {
-            Form::Seekable(_) => self.read_range(range, frames, deadline).await.map(drop),
+            Form::Seekable(table) => {
+                let reads = table
+                    .frames_covering(range)
+                    .map(|frame| async move { frames.get(&self.content, &frame, deadline).await.map(drop) });
+                stream::iter(reads).buffered(FRAMES).try_collect().await
+            }
             Form::File | Form::Nar => self.content.warm(range, deadline).await,
         }
     }
@@ -221,6 +255,22 @@ pub enum Fault {
         expected: u64,
         /// As the object has it.
         found: u64,
+    },
+    /// Something follows the NAR.
+    #[error("the NAR ends after {nar} bytes, but there are {content}")]
+    Trailing {
+        /// Size of the NAR.
+        nar: u64,
+        /// Bytes that there are.
+        content: u64,
+    },
+    /// The catalog says one thing of the top, the object another.
+    #[error("it is a {found:?}, but its catalog says {expected:?}")]
+    Facts {
+        /// As the catalog has it.
+        expected: Facts,
+        /// As the object has it.
+        found: Facts,
     },
     /// More nodes than inode numbers.
     #[error("{found} files and directories are more than the {MAX_NODES} that a mount can number")]
@@ -300,11 +350,14 @@ impl Opening {
         self.check_size(nar_size)?;
         let listing = match listing {
             None => self.walk(content, Some(&table)).await?,
-            // A large listing takes a while to parse; no other request should wait for that.
-            Some(packed) => tokio::task::spawn_blocking(move || read_listing(&packed, nar_size))
-                .await
-                .expect("parsing does not panic")
-                .map_err(|error| self.fault(error.into()))?,
+            Some(packed) => {
+                let _permit = PARSING.acquire().await.expect("it is never closed");
+                // A large listing takes a while to parse; no other request should wait for that.
+                tokio::task::spawn_blocking(move || read_listing(&packed, nar_size))
+                    .await
+                    .expect("parsing does not panic")
+                    .map_err(|error| self.fault(error.into()))?
+            }
         };
         Ok((Form::Seekable(table), listing))
     }
@@ -321,19 +374,23 @@ impl Opening {
         let size = table.map_or(content.length(), SeekTable::content_size);
         let mut indexer = Indexer::new();
         let mut step = *STEP.start();
-        let mut seen = 0;
+        let (mut seen, mut last) = (0, None);
         while let Some(wanted) = indexer.wants().filter(|wanted| *wanted < size) {
             // Small files close together are read through, large ones hopped over.
             step = if wanted > seen { *STEP.start() } else { (step * 2).min(*STEP.end()) };
             let range = wanted..wanted.saturating_add(step).min(size);
             let bytes = match table {
                 None => self.read(content, range.clone()).await?,
-                Some(table) => self.read_frames(content, table, range.clone()).await?,
+                Some(table) => self.read_frames(content, table, range.clone(), &mut last).await?,
             };
             indexer.feed(wanted, &bytes).map_err(|error| self.fault(error.into()))?;
             seen = range.end;
         }
-        indexer.finish().map_err(|error| self.fault(error.into()))
+        let listing = indexer.finish().map_err(|error| self.fault(error.into()))?;
+        match listing.nar_size() {
+            nar if nar == size => Ok(listing),
+            nar => Err(self.fault(Fault::Trailing { nar, content: size })),
+        }
     }
 
     /// Bytes of the NAR from the frames that hold them: for archives of others, without a listing.
@@ -342,11 +399,18 @@ impl Opening {
         content: &Content,
         table: &SeekTable,
         range: Range<u64>,
+        last: &mut Option<(u32, Bytes)>,
     ) -> Result<Bytes, Error> {
         let mut bytes = BytesMut::new();
         for frame in table.frames_covering(range.clone()) {
-            let decoded = content::decode_frame(content, &frame, self.deadline).await;
-            let decoded = decoded.map_err(|source| self.read_error(source))?;
+            let decoded = match last {
+                Some((index, decoded)) if *index == frame.index => decoded.clone(),
+                _ => {
+                    let decoded = content::decode_frame(content, &frame, self.deadline).await;
+                    decoded.map_err(|source| self.read_error(source))?
+                }
+            };
+            *last = Some((frame.index, decoded.clone()));
             let start = range.start.max(frame.decompressed.start) - frame.decompressed.start;
             let end = range.end.min(frame.decompressed.end) - frame.decompressed.start;
             bytes.extend_from_slice(&decoded[start as usize..end as usize]);

@@ -70,7 +70,9 @@ impl Tree {
             let cookie = inode::root_cookie(&path.hash_part());
             let facts = super::Facts { kind, number };
             let slot = self.occupants.slot(Occupant::Path { path, facts });
-            let attr = self.attr(Inode::new(slot, NodeId::ROOT), deadline).await?;
+            let inode = Inode::new(slot, NodeId::ROOT);
+            // One store path that cannot be opened must not hide the others.
+            let attr = self.attr(inode, deadline).await.unwrap_or_else(|_| facts.attr(inode));
             entries.push(DirEntry { name, cookie, attr });
         }
         Ok(())

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
-use super::{Attr, Catalogs, Error, Expected, Facts, Inode, Kind, Object, Settings, Symlinks};
+use super::{Attr, Catalogs, Error, Expected, Inode, Kind, Object, Settings, Symlinks};
 use crate::block::{BlockStore, ByteLru};
 use crate::compress::Compression;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache, ReadAhead};
@@ -29,8 +29,9 @@ pub struct Tree {
     pub(super) catalogs: Arc<Catalogs>,
     settings: Settings,
     pub(super) occupants: Occupants,
-    objects: Arc<Mutex<ByteLru<Slot, Arc<Object>>>>,
-    opening: Flights<Slot, Result<Arc<Object>, Error>>,
+    /// By their names in the root.
+    objects: Arc<Mutex<ByteLru<String, Arc<Object>>>>,
+    opening: Flights<String, Result<Arc<Object>, Error>>,
     frames: Arc<FrameCache>,
     read_ahead: Mutex<ReadAhead>,
     ahead: Arc<Semaphore>,
@@ -92,9 +93,10 @@ impl Tree {
         }
         if inode.node() == 0
             && let Some(Occupant::Path { facts, .. }) = self.occupants.get(inode.slot())
-            && let Some(attr) = self.attr_from(inode, facts)
+            // The length of a link that is shown in another form is not in the catalog.
+            && (facts.kind != Kind::Symlink || self.settings.symlinks == Symlinks::Absolute)
         {
-            return Ok(attr);
+            return Ok(facts.attr(inode));
         }
         let (object, node) = self.open_node(inode, deadline).await?;
         Ok(self.node_attr(inode.slot(), &object, node))
@@ -135,8 +137,7 @@ impl Tree {
         deadline: Deadline,
     ) -> Result<Option<Arc<Object>>, Error> {
         let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
-        let slot = self.occupants.slot(Occupant::Path { path, facts });
-        self.open_slot(slot, deadline).await.map(Some)
+        self.open(Occupant::Path { path, facts }, deadline).await.map(Some)
     }
 
     async fn lookup_root(&self, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
@@ -157,19 +158,9 @@ impl Tree {
 
     async fn lookup_content(&self, capability: ReadCapability, deadline: Deadline) -> Result<Attr, Error> {
         let occupant = Occupant::Content(Box::new(capability));
-        let slot = self.occupants.slot(occupant.clone());
-        match self.open_slot(slot, deadline).await {
-            Ok(object) => {
-                // Another lookup that failed may have given the number back meanwhile.
-                let slot = self.occupants.slot(occupant);
-                Ok(self.node_attr(slot, &object, NodeId::ROOT))
-            }
-            Err(error) => {
-                // Anybody can make up URNs: those that lead nowhere must not fill the memory.
-                self.occupants.release(slot, &occupant);
-                Err(error)
-            }
-        }
+        let object = self.open(occupant.clone(), deadline).await?;
+        // Only now: anybody can make up URNs, and those that lead nowhere must not fill the memory.
+        Ok(self.node_attr(self.occupants.slot(occupant), &object, NodeId::ROOT))
     }
 
     pub(super) async fn open_node(
@@ -177,29 +168,29 @@ impl Tree {
         inode: Inode,
         deadline: Deadline,
     ) -> Result<(Arc<Object>, NodeId), Error> {
-        let object = self.open_slot(inode.slot(), deadline).await?;
-        match object.listing().node(inode.node()) {
-            Some(node) => Ok((object, node)),
-            None => Err(Error::Stale { number: inode.into() }),
-        }
+        let stale = || Error::Stale { number: inode.into() };
+        let occupant = self.occupants.get(inode.slot()).ok_or_else(stale)?;
+        let object = self.open(occupant, deadline).await?;
+        let node = object.listing().node(inode.node()).ok_or_else(stale)?;
+        Ok((object, node))
     }
 
-    async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
+    async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
+        let name = occupant.name();
         loop {
-            if let Some(object) = self.objects.lock().expect("no panic while held").get(&slot) {
+            if let Some(object) = self.objects.lock().expect("no panic while held").get(&name) {
                 return Ok(object.clone());
             }
-            let occupant = self.occupants.get(slot);
-            let occupant = occupant.ok_or(Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() })?;
-            let flight = self.opening.join(slot, || {
+            let flight = self.opening.join(name.clone(), || {
                 let (fetch, objects) = (self.fetch.clone(), self.objects.clone());
                 let (catalogs, object_bytes) = (self.catalogs.clone(), self.settings.object_bytes);
+                let (name, occupant) = (name.clone(), occupant.clone());
                 async move {
                     let (capability, expected) = binding(&catalogs, occupant, deadline).await?;
                     let object = Arc::new(Object::open(fetch, capability, expected, deadline).await?);
                     // One that is larger than the whole budget is kept too, alone.
                     let memory = object.memory().min(object_bytes);
-                    objects.lock().expect("no panic while held").put(slot, object.clone(), memory);
+                    objects.lock().expect("no panic while held").put(name, object.clone(), memory);
                     Ok(object)
                 }
                 .boxed()
@@ -222,16 +213,6 @@ impl Tree {
             nar::Kind::Symlink => (Kind::Symlink, self.target(object, node).len() as u64, 1),
         };
         Attr { inode: Inode::new(slot, node), kind, size, links }
-    }
-
-    /// `None` where the catalog does not say enough: the length of a link that is shown in another form.
-    fn attr_from(&self, inode: Inode, facts: Facts) -> Option<Attr> {
-        let (size, links) = match facts.kind {
-            Kind::Directory => (0, u32::try_from(facts.number).unwrap_or(u32::MAX).saturating_add(2)),
-            Kind::Symlink if self.settings.symlinks == Symlinks::Relative => return None,
-            Kind::Regular | Kind::Executable | Kind::Symlink => (facts.number, 1),
-        };
-        Some(Attr { inode, kind: facts.kind, size, links })
     }
 
     /// The target of a link as it is shown.
@@ -284,31 +265,31 @@ async fn binding(
     occupant: Occupant,
     deadline: Deadline,
 ) -> Result<(ReadCapability, Expected), Error> {
-    let path = match occupant {
+    let (path, facts) = match occupant {
         Occupant::Content(capability) => {
             let name = content::Name::from(&*capability).to_string();
-            return Ok((*capability, Expected { name, form: None, nar_size: None, limit: UNLIMITED }));
+            let expected = Expected { name, form: None, nar_size: None, facts: None, limit: UNLIMITED };
+            return Ok((*capability, expected));
         }
-        Occupant::Path { path, .. } => path,
+        Occupant::Path { path, facts } => (path, facts),
     };
     let name = path.to_string();
     let no_binding = |found: &str| Error::NoBinding { name: name.clone(), found: found.to_owned() };
     let narinfo = catalogs.narinfo(path.hash_part(), deadline).await?;
     let narinfo = narinfo.ok_or_else(|| no_binding("no narinfo"))?;
+    if narinfo.store_path() != &path {
+        return Err(no_binding(&format!("it is that of {}", narinfo.store_path())));
+    }
     let binding = narinfo.eris().first().ok_or_else(|| no_binding("no ERIS field"))?;
     let form = binding.format.as_deref().map(Compression::from_eris_format).transpose();
     let form = form.map_err(|error| no_binding(&error.to_string()))?;
-    let capability = binding.urn.parse().map_err(|source| Error::Urn {
-        name: name.clone(),
-        urn: "its narinfo's ERIS field".to_owned(),
-        source,
-    })?;
+    let capability = binding.urn.parse().map_err(|source| Error::Urn { name: name.clone(), source })?;
     let nar_size = narinfo.nar_size();
     // What is encoded may be any of the downloads, or the NAR, with a listing at its end.
     let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
     let largest = sizes.fold(nar_size, u64::max);
     let limit = largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED);
-    Ok((capability, Expected { name, form, nar_size: Some(nar_size), limit }))
+    Ok((capability, Expected { name, form, nar_size: Some(nar_size), facts: Some(facts), limit }))
 }
 
 /// The rest of `path` below `folder`, without a slash in front; `None` if it is elsewhere.

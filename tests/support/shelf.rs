@@ -102,6 +102,12 @@ impl Shelf {
         self.entries.iter().map(|(narinfo, ..)| narinfo).find(|narinfo| narinfo.store_path() == path).unwrap()
     }
 
+    /// Changes what the catalog will say of the path that was added last.
+    pub fn misstate(&mut self, facts: impl FnOnce(Kind, u64) -> (Kind, u64)) {
+        let (_, kind, number) = self.entries.last_mut().unwrap();
+        (*kind, *number) = facts(*kind, *number);
+    }
+
     /// The catalog of everything that was added.
     pub fn catalog(&mut self) -> ReadCapability {
         self.entries.sort_by_key(|(narinfo, ..)| narinfo.store_path().hash_part());

@@ -25,6 +25,8 @@ const SKIPPABLE_HEADER: u64 = 8;
 const FOOTER: u64 = 9;
 /// The largest frame that is decoded for random access, in bytes decompressed: it bounds the memory that one read takes.
 pub const MAX_FRAME: u32 = 16 << 20;
+/// The most bytes that a frame with content may take compressed; zstd adds 0.4 % to noise at the most.
+const MAX_COMPRESSED: u32 = MAX_FRAME + MAX_FRAME / 128;
 /// The most entries of a seek table that is read: 1 TiB in full frames of [`FRAME_SIZE`], at 16 bytes of memory each.
 pub const MAX_FRAMES: u32 = 1 << 22;
 /// The largest listing that is read, in bytes of JSON: about three million files.

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use super::{FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_TRAILER};
+use super::{
+    FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_COMPRESSED, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_TRAILER,
+};
 use super::{SEEK_TABLE_MAGIC, SEEKABLE_MAGIC, SKIPPABLE_HEADER};
 use crate::compress;
 use crate::nar::{Listing, ListingError};
@@ -43,6 +45,14 @@ pub enum TailError {
         /// Number of the frame.
         frame: u32,
         /// Decompressed size that the table gives it.
+        size: u32,
+    },
+    /// A frame takes more bytes than zstd can make of [`MAX_FRAME`].
+    #[error("frame {frame} takes {size} bytes, more than the {MAX_COMPRESSED} that a frame can need")]
+    CompressedTooLarge {
+        /// Number of the frame.
+        frame: u32,
+        /// Compressed size that the table gives it.
         size: u32,
     },
     /// A frame has content but no compressed bytes.
@@ -237,6 +247,9 @@ impl SeekTable {
         for (frame, (compressed, decompressed)) in (0..).zip(entries) {
             if decompressed > MAX_FRAME {
                 return Err(TailError::FrameTooLarge { frame, size: decompressed });
+            }
+            if decompressed != 0 && compressed > MAX_COMPRESSED {
+                return Err(TailError::CompressedTooLarge { frame, size: compressed });
             }
             if compressed == 0 && decompressed != 0 {
                 return Err(TailError::FrameTooSmall { frame, size: decompressed });

@@ -329,8 +329,10 @@ fn hostile_tails_are_refused() {
 
     let error = refused(&with_trailer(&[(5, 100)], b"0123", &[]));
     assert!(matches!(error, TailError::Sum { expected: 4, found: 5 }), "{error}");
-    let error = refused(&with_trailer(&[(u32::MAX, 1), (u32::MAX, 1)], b"0123", &[]));
+    let error = refused(&with_trailer(&[(u32::MAX, 0), (u32::MAX, 0)], b"0123", &[]));
     assert!(matches!(error, TailError::Sum { .. }), "{error}");
+    let error = refused(&with_trailer(&[(4, 1), (u32::MAX, 1)], b"0123", &[]));
+    assert!(matches!(error, TailError::CompressedTooLarge { frame: 1, size: u32::MAX }), "{error}");
     let error = refused(&with_trailer(&[(4, MAX_FRAME + 1)], b"0123", &[]));
     assert!(matches!(error, TailError::FrameTooLarge { frame: 0, .. }), "{error}");
     let error = refused(&with_trailer(&[(4, 1), (0, 1)], b"0123", &[]));
