@@ -285,6 +285,39 @@ fn a_mount_that_is_busy_goes_away_all_the_same() {
 }
 
 #[test]
+fn a_read_ahead_that_fails_does_not_cost_a_second_deadline() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("specimen", disk.path());
+    let stage = Stage::new(&mut shelf, "timeout=2");
+    let large = File::open(stage.at(&path).join("lib/large")).unwrap();
+    stage.fault.set_all(Faulty::Silent);
+    let begun = Instant::now();
+    // From the start on the kernel reads ahead, and asks again for what it was asked for itself.
+    assert_eq!(large.read_at(&mut [0; 4096], 0).unwrap_err().raw_os_error(), Some(5));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(3500), "{took:?}");
+}
+
+#[test]
+fn a_mount_that_somebody_else_took_away_leaves_the_next_one_alone() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    shelf.add("specimen", disk.path());
+    let mut stage = Stage::new(&mut shelf, "");
+    let point = stage.point.path().to_str().unwrap().to_owned();
+    run("umount", &[&point]);
+    run("mount", &["-t", "tmpfs", "tmpfs", &point]);
+    let mounted = stage.mounted.take().unwrap();
+    let begun = Instant::now();
+    while !mounted.has_ended() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(mounted);
+    let still_there = Command::new("umount").arg(&point).status().unwrap().success();
+    assert!(still_there, "the tmpfs at the same path was unmounted");
+}
+
+#[test]
 fn statfs_counts_the_store_paths() {
     let (mut shelf, disk) = (Shelf::new(), specimen());
     shelf.add("specimen", disk.path());

@@ -288,3 +288,24 @@ async fn a_link_that_cannot_be_opened_hides_no_other_entry_of_the_root() {
     fault.set_all(Faulty::Missing);
     assert_eq!(names(&tree, Inode::ROOT, 100).await[2..], expected);
 }
+
+#[tokio::test]
+async fn a_seekable_nar_is_a_tree_under_its_urn_with_a_listing_or_without() {
+    use std::os::unix::ffi::OsStrExt;
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    for listed in [true, false] {
+        if !listed {
+            // A name that JSON cannot hold: published without a listing.
+            fs::write(disk.path().join(std::ffi::OsStr::from_bytes(b"\xff")), b"odd").unwrap();
+        }
+        let path = shelf.add("seekable", disk.path());
+        let urn = shelf.narinfo(&path).eris()[0].urn.clone();
+        let tree = open(shelf.blocks.clone(), &[], Settings::default()).await;
+        let top = find(&tree, &urn).await.unwrap();
+        assert_eq!(top.kind, Kind::Directory);
+        let odd = tree.lookup(top.inode, b"\xff", soon()).await.unwrap();
+        assert_eq!(odd.is_some(), !listed);
+        let tool = find(&tree, &format!("{urn}/bin/tool")).await.unwrap();
+        assert_eq!(read_all(&tree, tool).await.unwrap(), b"#!/bin/sh\necho hello\n");
+    }
+}

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::anyhow;
@@ -15,7 +16,7 @@ pub(super) struct Cat {
     #[command(flatten)]
     look: Look,
     /// HASH-NAME/PATH of a file
-    path: String,
+    path: OsString,
 }
 
 impl Cat {
@@ -28,11 +29,11 @@ impl Cat {
         let file = self.look.find(&tree, &self.path).await?;
         match file.kind {
             Kind::Regular | Kind::Executable => {}
-            Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path)),
+            Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path.display())),
             Kind::Symlink => {
                 let target = tree.read_link(file.inode, self.look.deadline()).await?;
                 let target = String::from_utf8_lossy(&target);
-                return Err(anyhow!("{} is a link to {target}: name the file itself", self.path));
+                return Err(anyhow!("{} is a link to {target}: name the file itself", self.path.display()));
             }
         }
         let mut offset = 0;
@@ -40,7 +41,11 @@ impl Cat {
         while offset < file.size {
             let bytes = tree.read(file.inode, offset, PIECE, self.look.deadline()).await?;
             if bytes.is_empty() {
-                return Err(anyhow!("{} ends at byte {offset}, before its {}", self.path, file.size));
+                return Err(anyhow!(
+                    "{} ends at byte {offset}, before its {}",
+                    self.path.display(),
+                    file.size
+                ));
             }
             out.write_all(&bytes)?;
             offset += bytes.len() as u64;

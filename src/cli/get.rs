@@ -1,13 +1,15 @@
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
+use tempfile::{Builder, NamedTempFile};
 
 use super::view::NODE_BYTES;
 use super::{Blocks, Session, Usage};
@@ -54,10 +56,7 @@ impl Get {
         let limits = Limits { length: i64::MAX as u64, tail: 0 };
         let content = Arc::new(Content::open(fetch, capability, limits, Deadline::after(timeout)).await?);
         let range = within(wanted, content.length())?;
-        let mut out: Box<dyn Write> = match &self.output {
-            None => Box::new(io::stdout().lock()),
-            Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
-        };
+        let mut out = Output::open(self.output.as_deref())?;
         let pieces = (range.start..range.end).step_by(PIECE as usize).map(|start| {
             let end = start.saturating_add(PIECE).min(range.end);
             let content = content.clone();
@@ -70,7 +69,47 @@ impl Get {
         while let Some(bytes) = pieces.try_next().await? {
             out.write_all(&bytes?)?;
         }
-        out.flush()?;
+        out.finish()
+    }
+}
+
+/// Where the bytes go. A file appears, or is replaced, when it is complete.
+enum Output<'a> {
+    Stdout(io::StdoutLock<'static>),
+    /// A device or a pipe, which is written as it is.
+    Special(File),
+    File(NamedTempFile, &'a Path),
+}
+
+impl<'a> Output<'a> {
+    fn open(path: Option<&'a Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Output::Stdout(io::stdout().lock())) };
+        let named = || path.display().to_string();
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Ok(Output::Special(File::options().write(true).open(path).with_context(named)?));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let permissions = Permissions::from_mode(0o666);
+        let file = Builder::new().permissions(permissions).tempfile_in(folder).with_context(named)?;
+        Ok(Output::File(file, path))
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Output::Stdout(out) => out.write_all(bytes),
+            Output::Special(out) => out.write_all(bytes),
+            Output::File(out, _) => out.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Output::Stdout(mut out) => out.flush()?,
+            Output::Special(_) => {}
+            Output::File(file, path) => {
+                drop(file.persist(path).with_context(|| path.display().to_string())?);
+            }
+        }
         Ok(())
     }
 }

@@ -1,3 +1,6 @@
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -22,7 +25,7 @@ pub(super) struct Ls {
     #[arg(long)]
     json: bool,
     /// HASH-NAME[/PATH] [default: list the store paths]
-    path: Option<String>,
+    path: Option<OsString>,
 }
 
 impl Ls {
@@ -31,19 +34,20 @@ impl Ls {
     }
 
     async fn list(&self, session: &Session) -> anyhow::Result<()> {
-        let path = self.path.as_deref().unwrap_or("");
+        let path = self.path.as_deref().unwrap_or(OsStr::new(""));
         let tree = self.look.open(session).await?;
         let top = self.look.find(&tree, path).await?;
         if top.kind != Kind::Directory {
-            return self.line(&tree, path, &top).await;
+            return self.line(&tree, &text(path.as_bytes()), &top).await;
         }
-        let path = path.trim_end_matches('/');
-        let mut folders = vec![(path.to_owned(), top.inode)];
+        let path = text(path.as_bytes());
+        let mut folders = vec![(path.trim_end_matches('/').to_owned(), top.inode)];
         let mut first = true;
         while let Some((path, inode)) = folders.pop() {
             if self.recursive && !self.json {
                 let blank = if first { "" } else { "\n" };
-                print(format_args!("{blank}{}:", if path.is_empty() { "." } else { &path }))?;
+                let shown = if path.is_empty() { ".".to_owned() } else { printable(&path) };
+                print(format_args!("{blank}{shown}:"))?;
             }
             first = false;
             let mut below = self.list_directory(&tree, &path, inode).await?;
@@ -70,7 +74,7 @@ impl Ls {
                 if name == b"." || name == b".." {
                     continue;
                 }
-                let name = String::from_utf8_lossy(&name).into_owned();
+                let name = text(&name);
                 let full = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
                 self.line(tree, if self.json { &full } else { &name }, &attr).await?;
                 if self.recursive && attr.kind == Kind::Directory {
@@ -84,7 +88,7 @@ impl Ls {
         let target = match attr.kind {
             Kind::Symlink if self.long || self.json => {
                 let target = tree.read_link(attr.inode, self.look.deadline()).await?;
-                Some(String::from_utf8_lossy(&target).into_owned())
+                Some(text(&target))
             }
             _ => None,
         };
@@ -101,6 +105,16 @@ impl Ls {
             None => print(format_args!("{mode} {links:>3} {size:>12} {name}")),
         }
     }
+}
+
+/// Bytes as text; those that are no UTF-8 show as `\xNN`, so that no two names look alike.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
 }
 
 /// The name without what a terminal would obey, such as escape sequences and line ends.

@@ -1,7 +1,10 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::ls::describe;
+use super::ls::{describe, text};
 use super::view::{Look, kind_name, mode};
 use super::{Session, print};
 use crate::tree::{Kind, XATTR_PREFIX};
@@ -14,7 +17,7 @@ pub(super) struct Stat {
     #[arg(long)]
     json: bool,
     /// HASH-NAME[/PATH]
-    path: String,
+    path: OsString,
 }
 
 impl Stat {
@@ -29,7 +32,7 @@ impl Stat {
             Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline()).await?),
             _ => None,
         };
-        let target = target.map(|target| String::from_utf8_lossy(&target).into_owned());
+        let target = target.map(|target| text(&target));
         let mut known = Vec::new();
         for name in tree.xattr_names(attr.inode, self.look.deadline()).await? {
             let value = tree.xattr(attr.inode, name.as_bytes(), self.look.deadline()).await?;
@@ -38,13 +41,13 @@ impl Stat {
         }
         let inode = u64::from(attr.inode);
         if self.json {
-            let mut fields = describe(&self.path, &attr, target);
+            let mut fields = describe(&text(self.path.as_bytes()), &attr, target);
             fields.insert("inode".into(), json!(inode));
             fields.insert("links".into(), json!(attr.links));
             fields.extend(known.into_iter().map(|(name, value)| (name, json!(value))));
             return print(Value::Object(fields));
         }
-        print(format_args!("path       {}", self.path))?;
+        print(format_args!("path       {}", self.path.display()))?;
         print(format_args!("type       {}", kind_name(attr.kind)))?;
         print(format_args!("mode       {}", mode(attr.kind)))?;
         print(format_args!("size       {}", attr.size))?;

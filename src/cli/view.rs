@@ -1,5 +1,8 @@
 //! What `ls`, `cat`, `stat`, `mount` and `serve` share: block stores and catalogs become a [`Tree`].
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use super::{Blocks, Session, Usage};
 use crate::block::Cache;
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
-use crate::store::{HashPart, StorePath};
+use crate::store::{HashPart, StoreDir, StorePath};
 use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 
 /// Memory for blocks as they travel.
@@ -93,36 +96,46 @@ impl Look {
     }
 
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
-    pub(super) async fn find(&self, tree: &Tree, path: &str) -> anyhow::Result<Attr> {
-        if self.has_no_catalog() && !path.starts_with("urn:") {
-            return Err(Usage("no catalog: give --catalog URN".into()).into());
-        }
-        let mut path = path;
+    pub(super) async fn find(&self, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
+        let mut below = path.as_bytes();
         if let Some(store_dir) = tree.catalogs().store_dir()
-            && let Some(rest) = path.strip_prefix(store_dir.as_str())
+            && let Some(rest) = below.strip_prefix(store_dir.as_str().as_bytes())
         {
-            path = rest.trim_start_matches('/');
+            below = rest;
+        } else if below.starts_with(b"/") {
+            let known = tree.catalogs().store_dir().map_or("none", StoreDir::as_str);
+            return Err(anyhow!("{}: the store directory of the catalogs is {known}", path.display()));
         }
         let mut at = tree.attr(Inode::ROOT, self.deadline()).await?;
-        let mut seen = String::new();
-        for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
-            let missing = || anyhow!("{path}: no catalog lists it, or it has no {name}");
+        let mut seen = PathBuf::new();
+        for name in below.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".") {
             if at.kind != Kind::Directory {
-                return Err(anyhow!("{seen} is not a directory"));
+                return Err(anyhow!("{} is not a directory", seen.display()));
             }
-            let full = match at.inode {
-                Inode::ROOT => self.full_name(tree, name).await?.ok_or_else(missing)?,
-                _ => name.to_owned(),
+            let shown = OsStr::from_bytes(name);
+            let found = match at.inode {
+                Inode::ROOT => match self.full_name(tree, shown).await? {
+                    Some(full) => tree.lookup(at.inode, full.as_bytes(), self.deadline()).await?,
+                    None => None,
+                },
+                _ => tree.lookup(at.inode, name, self.deadline()).await?,
             };
-            at = tree.lookup(at.inode, full.as_bytes(), self.deadline()).await?.ok_or_else(missing)?;
-            seen = format!("{seen}/{name}");
+            at = found.ok_or_else(|| match at.inode {
+                Inode::ROOT => anyhow!("{}: no catalog lists it", shown.display()),
+                _ => anyhow!("{} has no {}", seen.display(), shown.display()),
+            })?;
+            seen.push(shown);
+        }
+        if below.ends_with(b"/") && at.kind != Kind::Directory {
+            return Err(anyhow!("{} is not a directory", seen.display()));
         }
         Ok(at)
     }
 
-    async fn full_name(&self, tree: &Tree, name: &str) -> anyhow::Result<Option<String>> {
+    async fn full_name(&self, tree: &Tree, name: &OsStr) -> anyhow::Result<Option<String>> {
+        let name = name.to_string_lossy().into_owned();
         if name.parse::<StorePath>().is_ok() || name.starts_with("urn:") {
-            return Ok(Some(name.to_owned()));
+            return Ok(Some(name));
         }
         let hash_part: HashPart = name.parse().map_err(|_| {
             Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected"))

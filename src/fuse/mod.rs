@@ -7,16 +7,19 @@
 
 mod errno;
 mod options;
+mod overdue;
 mod session;
 
 pub use options::{OptionError, Options};
 pub use session::{MountError, Mounted};
 
+use overdue::Overdue;
+
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, InitFlags, KernelConfig,
@@ -44,11 +47,18 @@ pub(crate) struct Filesystem {
     runtime: Handle,
     timeout: Duration,
     owner: (u32, u32),
+    overdue: Arc<Overdue>,
 }
 
 impl Filesystem {
     fn new(tree: Arc<Tree>, runtime: Handle, options: &Options) -> Self {
-        Filesystem { tree, runtime, timeout: options.timeout, owner: (options.uid, options.gid) }
+        Filesystem {
+            tree,
+            runtime,
+            timeout: options.timeout,
+            owner: (options.uid, options.gid),
+            overdue: Arc::default(),
+        }
     }
 
     /// Runs `work` here as far as it goes without waiting; the rest, if any, in the runtime.
@@ -191,8 +201,18 @@ impl fuser::Filesystem for Filesystem {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (tree, deadline) = (self.tree.clone(), self.deadline());
-        let work = async move { tree.read(Inode::from(inode.0), offset, size, deadline).await };
+        let range = offset..offset.saturating_add(size.into());
+        if self.overdue.covers(inode.0, &range, Instant::now()) {
+            return reply.error(Errno::EIO);
+        }
+        let (tree, deadline, overdue) = (self.tree.clone(), self.deadline(), self.overdue.clone());
+        let work = async move {
+            let answer = tree.read(Inode::from(inode.0), offset, size, deadline).await;
+            if answer.as_ref().is_err_and(tree::Error::is_overdue) {
+                overdue.note(inode.0, range, Instant::now());
+            }
+            answer
+        };
         self.answer("read", work, move |answer| match answer {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
@@ -269,7 +289,14 @@ impl fuser::Filesystem for Filesystem {
 
     fn listxattr(&self, _: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let (tree, deadline) = (self.tree.clone(), self.deadline());
-        let work = async move { tree.xattr_names(Inode::from(inode.0), deadline).await };
+        let work = async move {
+            let inode = Inode::from(inode.0);
+            match tree.attr(inode, deadline).await?.kind {
+                // The kernel hands out no `user.` attribute of a link (xattr(7)), so none is named.
+                Kind::Symlink => Ok(Vec::new()),
+                _ => tree.xattr_names(inode, deadline).await,
+            }
+        };
         self.answer("listxattr", work, move |answer| match answer {
             Ok(names) => {
                 let list: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();

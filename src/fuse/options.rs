@@ -44,6 +44,9 @@ pub enum OptionError {
         /// What would do.
         expected: &'static str,
     },
+    /// fusermount3 unmounts by itself only what others may see.
+    #[error("-o auto_unmount: needs allow_other or allow_root as well")]
+    Incomplete,
     /// Writing was asked for.
     #[error("-o {option}: an erisfs mount is read-only")]
     Writable {
@@ -91,6 +94,9 @@ impl Options {
         let mut options = Options::default();
         for option in lists.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
             options.set(option)?;
+        }
+        if options.kernel.contains(&MountOption::AutoUnmount) && options.acl == SessionACL::Owner {
+            return Err(OptionError::Incomplete);
         }
         Ok(options)
     }
@@ -206,6 +212,12 @@ mod tests {
     #[test]
     fn a_writable_mount_is_refused() {
         assert!(matches!(Options::parse(["rw"]), Err(OptionError::Writable { .. })));
+    }
+
+    #[test]
+    fn unmounting_by_itself_needs_a_mount_for_others() {
+        assert_eq!(Options::parse(["auto_unmount"]).unwrap_err(), OptionError::Incomplete);
+        assert!(Options::parse(["auto_unmount,allow_other"]).is_ok());
     }
 
     #[test]

@@ -65,3 +65,10 @@ pub enum Error {
         fault: Arc<Fault>,
     },
 }
+
+impl Error {
+    /// Whether it is that a deadline passed, and nothing else.
+    pub fn is_overdue(&self) -> bool {
+        matches!(self, Error::Read { source: content::Error::TimedOut { .. }, .. })
+    }
+}

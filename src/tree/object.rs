@@ -312,11 +312,23 @@ impl Opening {
             }
         }
         match self.tail(content).await {
-            Ok(Some(found @ (_, Some(_)))) => match self.seekable(content, found).await {
-                Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
-                answer => answer,
-            },
+            Ok(Some(found)) if self.holds_nar(content, &found.0).await? => {
+                match self.seekable(content, found).await {
+                    Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+                    answer => answer,
+                }
+            }
             Ok(_) | Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what is compressed begins as a NAR does.
+    async fn holds_nar(&self, content: &Content, table: &SeekTable) -> Result<bool, Error> {
+        let start = 0..table.content_size().min(NAR_START.len() as u64);
+        match self.read_frames(content, table, start, &mut None).await {
+            Ok(start) => Ok(start == NAR_START),
+            Err(Error::Read { source: content::Error::Frame { .. }, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

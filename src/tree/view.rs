@@ -197,8 +197,7 @@ impl Tree {
             });
             match flight.await {
                 // The flight had the deadline of whoever started it; ours may be later.
-                Err(Error::Read { source: content::Error::TimedOut { .. }, .. })
-                    if !deadline.has_passed() => {}
+                Err(error) if error.is_overdue() && !deadline.has_passed() => {}
                 answer => return answer,
             }
         }

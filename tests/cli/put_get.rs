@@ -201,3 +201,23 @@ fn folders_of_eris_go_with_contents_of_the_drafts_are_read() {
         }
     }
 }
+
+#[test]
+fn a_get_that_fails_leaves_the_file_that_was_there() {
+    let scratch = Scratch::new();
+    let blocks = scratch.blocks();
+    let urn = put(&scratch, &blocks, &[], &noise(200_000));
+    let keep = scratch.at("keep");
+    std::fs::write(&keep, "precious").unwrap();
+    let folder = std::path::PathBuf::from(blocks.strip_prefix("dir:").unwrap());
+    // All but the root: the content opens, and then ends.
+    let root = urn.parse::<erisfs::eris::ReadCapability>().unwrap().reference.to_string();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.ends_with(&root) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    scratch.run(["get", "-o", &text(&keep), "--blocks", &blocks, &urn]).refusal(1);
+    assert_eq!(std::fs::read_to_string(&keep).unwrap(), "precious");
+}
