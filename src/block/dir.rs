@@ -5,14 +5,11 @@
 //! cannot be written.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Once,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -47,7 +44,6 @@ struct Shared {
     path: PathBuf,
     name: Arc<str>,
     prepared: Once,
-    written: AtomicU64,
 }
 
 impl Dir {
@@ -57,7 +53,7 @@ impl Dir {
         let name = format!("dir:{}", path.display()).into();
         // The process may change its directory later, as a mount in the background does.
         let path = std::path::absolute(&path).unwrap_or(path);
-        Self { shared: Arc::new(Shared { path, name, prepared: Once::new(), written: AtomicU64::new(0) }) }
+        Self { shared: Arc::new(Shared { path, name, prepared: Once::new() }) }
     }
 
     /// Runs `work` where it may wait for a disk.
@@ -107,16 +103,20 @@ impl Shared {
         }
         let failed = |error| self.failed_write(reference, error);
         self.prepare().map_err(failed)?;
-        let serial = self.written.fetch_add(1, Relaxed);
-        let incoming = self.path.join(INCOMING).join(format!("{}-{serial}", std::process::id()));
-        let written = create(&incoming)
-            .and_then(|mut file| file.write_all(block))
-            .and_then(|()| fs::rename(&incoming, self.file(reference)));
-        if written.is_err() {
-            // It is the first error that tells; what cannot be removed now is removed as a leftover.
-            let _ = fs::remove_file(&incoming);
-        }
-        written.map_err(failed)
+        // By chance, and never a file that is there: others may write here that share no numbers with this process, such as
+        // containers on one volume. What is not renamed is removed.
+        let incoming = tempfile::Builder::new()
+            .prefix("")
+            .rand_bytes(16)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(self.path.join(INCOMING));
+        incoming
+            .and_then(|mut file| {
+                file.write_all(block)?;
+                file.persist(self.file(reference))?;
+                Ok(())
+            })
+            .map_err(failed)
     }
 
     /// Makes the directory if need be, and once in the life of this store removes what crashes have left.
@@ -171,11 +171,6 @@ impl Shared {
             _ => self.failed(Some(reference), error),
         }
     }
-}
-
-/// Creates a file; the name may be left over from a process with the same number, which is dead.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
 fn remove_leftovers(incoming: &Path) {
@@ -336,6 +331,38 @@ mod tests {
         let (reference, block) = block();
         Dir::new(folder.path()).put(&reference, block).await.expect("a writable directory");
         assert_eq!(names(&incoming), ["young"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_is_writing_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let incoming = folder.path().join(INCOMING);
+        fs::create_dir(&incoming).expect("a writable directory");
+        // What a store in another container, with the same process number, has half written as its first block.
+        let others = incoming.join(format!("{}-0", std::process::id()));
+        fs::write(&others, "half").expect("a writable directory");
+        let (reference, block) = block();
+        Dir::new(folder.path()).put(&reference, block).await.expect("a writable directory");
+        assert_eq!(fs::read(&others).expect("it is still there"), b"half");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stores_that_know_nothing_of_each_other_write_to_one_directory() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let blocks: Vec<_> = (0..200)
+            .map(|byte| Block::from(vec![byte; 32768]))
+            .map(|block| (reference_of(&block), block))
+            .collect();
+        let puts = (0..4).map(|_| {
+            let (dir, blocks) = (Dir::new(folder.path()), blocks.clone());
+            tokio::spawn(async move { dir.put_many(blocks).await })
+        });
+        for put in futures::future::join_all(puts).await {
+            put.expect("no panic").expect("a writable directory");
+        }
+        for (reference, block) in blocks {
+            assert_eq!(Dir::new(folder.path()).get(&reference).await.expect("it is there"), block);
+        }
     }
 
     #[tokio::test]
