@@ -5,14 +5,11 @@
 //! cannot be written.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Once,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -34,7 +31,8 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A directory of blocks: `dir:PATH`.
 ///
-/// It is created by the first put. A put of a block that is there costs one `stat`. After [`sync`](BlockStore::sync) (`syncfs`)
+/// It is created by the first put. A put of a block that is there reads and compares it, and replaces what differs;
+/// [`has`](BlockStore::has) only looks at the length, and so may vouch for a block that reads as corrupt. After [`sync`](BlockStore::sync) (`syncfs`)
 /// all blocks survive a power cut; without it, a power cut may lose the last ones or leave them cut short, which reads as
 /// corrupt and is mended by the next put.
 #[derive(Clone, Debug)]
@@ -47,7 +45,6 @@ struct Shared {
     path: PathBuf,
     name: Arc<str>,
     prepared: Once,
-    written: AtomicU64,
 }
 
 impl Dir {
@@ -57,7 +54,7 @@ impl Dir {
         let name = format!("dir:{}", path.display()).into();
         // The process may change its directory later, as a mount in the background does.
         let path = std::path::absolute(&path).unwrap_or(path);
-        Self { shared: Arc::new(Shared { path, name, prepared: Once::new(), written: AtomicU64::new(0) }) }
+        Self { shared: Arc::new(Shared { path, name, prepared: Once::new() }) }
     }
 
     /// Runs `work` where it may wait for a disk.
@@ -102,21 +99,26 @@ impl Shared {
     }
 
     fn write(&self, reference: &Reference, block: &[u8]) -> Result<(), Error> {
-        if self.has(reference)? {
+        // What cannot be read is as good as not there: it is replaced, or the attempt tells why not.
+        if self.read(reference).is_ok_and(|found| found == block) {
             return Ok(());
         }
         let failed = |error| self.failed_write(reference, error);
         self.prepare().map_err(failed)?;
-        let serial = self.written.fetch_add(1, Relaxed);
-        let incoming = self.path.join(INCOMING).join(format!("{}-{serial}", std::process::id()));
-        let written = create(&incoming)
-            .and_then(|mut file| file.write_all(block))
-            .and_then(|()| fs::rename(&incoming, self.file(reference)));
-        if written.is_err() {
-            // It is the first error that tells; what cannot be removed now is removed as a leftover.
-            let _ = fs::remove_file(&incoming);
-        }
-        written.map_err(failed)
+        // By chance, and never a file that is there: others may write here that share no numbers with this process, such as
+        // containers on one volume. What is not renamed is removed.
+        let incoming = tempfile::Builder::new()
+            .prefix("")
+            .rand_bytes(16)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(self.path.join(INCOMING));
+        incoming
+            .and_then(|mut file| {
+                file.write_all(block)?;
+                file.persist(self.file(reference))?;
+                Ok(())
+            })
+            .map_err(failed)
     }
 
     /// Makes the directory if need be, and once in the life of this store removes what crashes have left.
@@ -171,11 +173,6 @@ impl Shared {
             _ => self.failed(Some(reference), error),
         }
     }
-}
-
-/// Creates a file; the name may be left over from a process with the same number, which is dead.
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
 fn remove_leftovers(incoming: &Path) {
@@ -312,6 +309,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_spoiled_block_is_mended_by_the_next_put_and_a_good_one_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = Dir::new(folder.path());
+        let (reference, block) = block();
+        let file = folder.path().join(reference.to_string());
+        fs::write(&file, [8; 1024]).expect("a writable directory");
+        dir.put(&reference, block.clone()).await.expect("a writable directory");
+        assert_eq!(dir.get(&reference).await.expect("it is there"), block);
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).expect("a file"));
+        let before = inode();
+        dir.put(&reference, block).await.expect("it is there");
+        assert_eq!(inode(), before);
+    }
+
+    #[tokio::test]
     async fn a_pipe_or_a_directory_in_a_blocks_place_does_not_hang_the_reader() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let dir = Dir::new(folder.path());
@@ -336,6 +348,38 @@ mod tests {
         let (reference, block) = block();
         Dir::new(folder.path()).put(&reference, block).await.expect("a writable directory");
         assert_eq!(names(&incoming), ["young"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_is_writing_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let incoming = folder.path().join(INCOMING);
+        fs::create_dir(&incoming).expect("a writable directory");
+        // What a store in another container, with the same process number, has half written as its first block.
+        let others = incoming.join(format!("{}-0", std::process::id()));
+        fs::write(&others, "half").expect("a writable directory");
+        let (reference, block) = block();
+        Dir::new(folder.path()).put(&reference, block).await.expect("a writable directory");
+        assert_eq!(fs::read(&others).expect("it is still there"), b"half");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stores_that_know_nothing_of_each_other_write_to_one_directory() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let blocks: Vec<_> = (0..200)
+            .map(|byte| Block::from(vec![byte; 32768]))
+            .map(|block| (reference_of(&block), block))
+            .collect();
+        let puts = (0..4).map(|_| {
+            let (dir, blocks) = (Dir::new(folder.path()), blocks.clone());
+            tokio::spawn(async move { dir.put_many(blocks).await })
+        });
+        for put in futures::future::join_all(puts).await {
+            put.expect("no panic").expect("a writable directory");
+        }
+        for (reference, block) in blocks {
+            assert_eq!(Dir::new(folder.path()).get(&reference).await.expect("it is there"), block);
+        }
     }
 
     #[tokio::test]

@@ -80,6 +80,9 @@ impl BlockStore for Retry {
         &'a self,
         references: Vec<Reference>,
     ) -> BoxStream<'a, (Reference, Result<Block, Error>)> {
+        // Never more tries at a time than there are references, and so no bound of its own: one that is reached would leave the
+        // inner stream unpolled while its requests hold what the tries wait for, such as the permits of a carrier.
+        let most = references.len().max(1);
         self.inner
             .get_many(references)
             .map(move |(reference, answer)| async move {
@@ -89,7 +92,7 @@ impl BlockStore for Retry {
                 };
                 (reference, answer)
             })
-            .buffer_unordered(self.concurrency())
+            .buffer_unordered(most)
             .boxed()
     }
 
@@ -112,9 +115,78 @@ impl BlockStore for Retry {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::HashSet,
+        sync::{Mutex, PoisonError},
+    };
+
+    use tokio::sync::Semaphore;
+
     use super::*;
     use crate::block::{Counted, Fault, Faulty, Memory, Verify};
     use crate::eris::reference_of;
+
+    /// A store that has a permit for each of 64 requests, answers them at different times, and fails at the first for each block.
+    #[derive(Debug)]
+    struct Permits {
+        memory: Memory,
+        permits: Semaphore,
+        failed: Mutex<HashSet<Reference>>,
+    }
+
+    #[async_trait]
+    impl BlockStore for Permits {
+        fn name(&self) -> &str {
+            "permits:"
+        }
+
+        async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+            let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+            tokio::time::sleep(Duration::from_millis(1 + u64::from(reference.as_bytes()[0] % 16))).await;
+            if self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(*reference) {
+                let source = Arc::new(std::io::Error::other("the first time"));
+                return Err(Error::Unavailable {
+                    reference: Some(*reference),
+                    store: self.name().into(),
+                    source,
+                });
+            }
+            self.memory.get(reference).await
+        }
+
+        async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+            self.memory.has(reference).await
+        }
+
+        async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+            self.memory.put(reference, block).await
+        }
+
+        async fn sync(&self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn concurrency(&self) -> usize {
+            64
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_of_which_every_first_try_fails_comes_whole() {
+        let permits =
+            Permits { memory: Memory::new(), permits: Semaphore::new(64), failed: Mutex::default() };
+        let mut references = Vec::new();
+        for byte in 0..200 {
+            let block = Block::from(vec![byte; 1024]);
+            references.push(reference_of(&block));
+            permits.put(&references[usize::from(byte)], block).await.expect("memory takes blocks");
+        }
+        let retry = Retry::new(Arc::new(Verify::new(Arc::new(permits))));
+        let answers = retry.get_many(references).collect::<Vec<_>>();
+        let answers =
+            tokio::time::timeout(Duration::from_secs(60), answers).await.expect("nothing waits for ever");
+        assert!(answers.len() == 200 && answers.iter().all(|(_, answer)| answer.is_ok()));
+    }
 
     /// How often a store with this fault is asked for one block, alone and in a batch.
     async fn requests(fault: Faulty) -> [u64; 2] {

@@ -5,8 +5,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::block::{Block, BlockStore, Error};
 use crate::eris::{Opened, Position, ReadCapability, Reference, open_root};
 
-/// Whether `store` has every block: nodes are fetched, and so verified; leaves are only asked for. Memory is
-/// one node for each level of the tree.
+/// Whether `store` has every block: all are asked for, and nodes are fetched too, and so verified. Memory is the
+/// references of one node for each level of the tree.
 ///
 /// # Errors
 /// Those of a store that does not answer. A block that is absent or corrupt is no error but a "no".
@@ -15,26 +15,27 @@ pub(super) async fn is_complete(store: &dyn BlockStore, capability: &ReadCapabil
         return store.has(&capability.reference).await;
     }
     let Some(root) = fetch(store, &capability.reference).await? else { return Ok(false) };
-    let Ok((layout, Opened::Node(root))) = open_root(capability, &root) else { return Ok(false) };
-    let mut nodes = vec![root];
-    while let Some(node) = nodes.pop() {
+    let Ok((layout, Opened::Node(mut node))) = open_root(capability, &root) else { return Ok(false) };
+    let mut nodes: Vec<Position> = Vec::new();
+    loop {
         let (leaves, inner): (Vec<Position>, Vec<Position>) =
             node.covering(0..u64::MAX).into_iter().partition(|position| position.level == 0);
         if !has_all(store, leaves).await? {
             return Ok(false);
         }
-        for position in inner {
-            let Some(block) = fetch(store, &position.reference).await? else { return Ok(false) };
-            match layout.open(&position, &block) {
-                Ok(Opened::Node(node)) => nodes.push(node),
-                _ => return Ok(false),
-            }
-        }
+        nodes.extend(inner);
+        let Some(position) = nodes.pop() else { return Ok(true) };
+        let Some(block) = fetch(store, &position.reference).await? else { return Ok(false) };
+        let Ok(Opened::Node(next)) = layout.open(&position, &block) else { return Ok(false) };
+        node = next;
     }
-    Ok(true)
 }
 
+/// A block that the store says it has. One of several stores may give what another lacks, so being given it is not enough.
 async fn fetch(store: &dyn BlockStore, reference: &Reference) -> Result<Option<Block>, Error> {
+    if !store.has(reference).await? {
+        return Ok(None);
+    }
     match store.get(reference).await {
         Ok(block) => Ok(Some(block)),
         Err(error) => match error.most_telling() {
@@ -50,4 +51,34 @@ async fn has_all(store: &dyn BlockStore, leaves: Vec<Position>) -> Result<bool, 
         .buffer_unordered(store.concurrency())
         .try_all(|there| async move { there })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::block::{Every, Fault, Faulty, Memory};
+    use crate::eris::{BlockSize, ConvergenceSecret, Encoder};
+
+    #[tokio::test]
+    async fn a_block_of_any_level_that_one_of_two_stores_lacks_is_missed() {
+        let content: Vec<u8> = (0..20_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut encoder = Encoder::new(BlockSize::Small, ConvergenceSecret::NULL);
+        let mut blocks = encoder.push(&content);
+        let (capability, last) = encoder.finish();
+        blocks.extend(last);
+        assert!(capability.level >= 2, "nodes below the root");
+        let second = Arc::new(Fault::new(Arc::new(Memory::new())));
+        let both = Every::new(vec![Arc::new(Memory::new()), second.clone()]);
+        for block in &blocks {
+            both.put(&block.reference, block.block.clone()).await.unwrap();
+        }
+        assert!(is_complete(&both, &capability).await.unwrap());
+        for block in blocks {
+            second.set(block.reference, Faulty::Missing);
+            assert!(!is_complete(&both, &capability).await.unwrap());
+            second.clear();
+        }
+    }
 }

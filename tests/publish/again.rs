@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use erisfs::block::{Counted, Dir, Verify};
+use erisfs::block::{Counted, Dir, Every, Verify};
 use erisfs::publish::Settings;
 use tempfile::TempDir;
 
@@ -98,5 +98,21 @@ async fn each_block_that_is_missing_is_put_again_and_no_other() {
         assert_eq!(again.catalog, first.catalog);
         assert_eq!(store.counts().blocks_put(), 1, "{}", file.display());
         assert!(file.is_file());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_block_that_one_of_two_stores_lacks_is_put_there_again() {
+    let (test, one, two) = (twice(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let open = || {
+        let dir = |at: &TempDir| Arc::new(Verify::new(Arc::new(Dir::new(at.path()))));
+        Arc::new(Every::new(vec![dir(&one), dir(&two)]))
+    };
+    publish_one(open(), &test.tree, test.settings.clone()).await;
+    let files: Vec<PathBuf> = fs::read_dir(two.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+    for file in files.iter().filter(|path| path.is_file()) {
+        fs::remove_file(file).unwrap();
+        publish_one(open(), &test.tree, test.settings.clone()).await;
+        assert!(file.is_file(), "{}", file.display());
     }
 }
