@@ -83,6 +83,23 @@ impl hyper::body::Body for Body {
     }
 }
 
+/// `bytes`, which keep `by` until the last part of them is sent or dropped: hyper may have them for long
+/// after the body that gave them is gone.
+pub(super) fn held<T: Send + 'static>(bytes: Bytes, by: T) -> Bytes {
+    struct Held<T> {
+        bytes: Bytes,
+        _by: T,
+    }
+
+    impl<T> AsRef<[u8]> for Held<T> {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    Bytes::from_owner(Held { bytes, _by: by })
+}
+
 /// The rest of the body cannot be had. What was in the way is in the log.
 #[derive(Debug, thiserror::Error)]
 #[error("the body ends early, at byte {sent}")]
@@ -128,7 +145,7 @@ impl Source {
 /// How much may be read for all clients together.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// Answers in pieces; each of them has always one piece at least.
+    /// Answers in pieces, each of which has always one piece at least, and listings.
     bodies: Arc<Semaphore>,
     /// Pieces beyond the first of each.
     ahead: Arc<Semaphore>,
@@ -146,7 +163,7 @@ impl Budget {
         self.patience
     }
 
-    /// The right to answer in pieces; `None` if it is not to be had within the time of a piece.
+    /// The right to send an archive or a listing; `None` if it is not to be had within the time of a piece.
     pub(super) async fn body(&self) -> Option<OwnedSemaphorePermit> {
         let permit = tokio::time::timeout(self.patience, self.bodies.clone().acquire_owned()).await;
         permit.ok()?.ok()
@@ -165,7 +182,7 @@ pub(super) struct Pieces {
     first: Option<Bytes>,
     ahead: VecDeque<Piece>,
     budget: Arc<Budget>,
-    _body: OwnedSemaphorePermit,
+    body: Arc<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -190,8 +207,8 @@ impl Pieces {
         body: OwnedSemaphorePermit,
     ) -> Result<Self, PieceError> {
         let (sent, asked, end) = (range.start, range.start, range.end);
-        let ahead = VecDeque::with_capacity(AHEAD);
-        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, _body: body };
+        let (ahead, body) = (VecDeque::with_capacity(AHEAD), Arc::new(body));
+        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, body };
         pieces.read_ahead();
         if let Some(piece) = pieces.ahead.front_mut() {
             pieces.first = Some((&mut piece.reading).await??);
@@ -234,7 +251,7 @@ impl Pieces {
             Ok(bytes) => {
                 self.sent += bytes.len() as u64;
                 self.read_ahead();
-                Poll::Ready(Some(Ok(bytes)))
+                Poll::Ready(Some(Ok(held(bytes, self.body.clone()))))
             }
             Err(error) => {
                 self.ahead.clear();

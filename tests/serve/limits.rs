@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use erisfs::block::{Block, BlockStore, Error};
 use erisfs::eris::{Reference, reference_of};
 use erisfs::serve::{Limits, PutPolicy, Service};
-use reqwest::StatusCode;
+use reqwest::{Client, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -149,6 +149,24 @@ async fn archives_wait_for_their_turn() {
     drop(held);
     sleep(SHORT / 4).await;
     assert_eq!(site.get(&site.archive("nar")).await.bytes().await.unwrap().len(), site.nar.len());
+}
+
+#[tokio::test]
+async fn what_a_client_has_not_taken_keeps_its_turn() {
+    let site = Site::limited(Limits { archives: 1, fetch: SHORT, stall: SOON, ..Limits::default() }).await;
+    let listing = format!("/{}.ls", site.path.hash_part());
+    for (target, range) in [(&listing, "bytes=0-"), (&site.archive("nar"), "bytes=0-99")] {
+        let held = grudging().get(site.url(target)).header("Range", range).send().await.unwrap();
+        assert!(held.status().is_success(), "{target}");
+        assert_eq!(site.get(&listing).await.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
+        drop(held);
+        assert_eq!(site.get(&listing).await.status(), StatusCode::OK, "{target}");
+    }
+}
+
+/// A client that takes one byte of an answer before its reader asks for more.
+fn grudging() -> Client {
+    builder().http2_prior_knowledge().http2_initial_stream_window_size(1).build().unwrap()
 }
 
 #[tokio::test]
