@@ -25,6 +25,10 @@ const PIECE: u64 = 1 << 20;
 /// Pieces of one answer that are being read or wait for the client.
 const AHEAD: usize = 4;
 
+/// Bytes that hyper gets of an answer at once, and of which a client has to take so many in the time of a
+/// stall: few enough for a slow one with many answers on a connection.
+const FRAME: usize = 64 << 10;
+
 /// What an answer carries.
 #[derive(Debug)]
 pub(super) enum Payload {
@@ -48,12 +52,19 @@ impl Payload {
 #[derive(Debug)]
 pub(super) struct Body {
     payload: Payload,
-    request: InFlight,
+    /// What has been taken from the payload and is not with hyper yet.
+    taken: Bytes,
+    /// Lasts until hyper has sent the last byte.
+    request: Arc<InFlight>,
 }
 
 impl Body {
     pub(super) fn new(payload: Payload, request: InFlight) -> Self {
-        Body { payload, request }
+        Body { payload, taken: Bytes::new(), request: Arc::new(request) }
+    }
+
+    fn length(&self) -> u64 {
+        self.taken.len() as u64 + self.payload.length()
     }
 }
 
@@ -65,21 +76,30 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
-        let next = match &mut self.payload {
-            Payload::Whole(bytes) if bytes.is_empty() => None,
-            Payload::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
-            Payload::Pieces(pieces) => ready!(pieces.poll_next(context)),
-        };
-        self.request.advance();
-        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+        let body = &mut *self;
+        if body.taken.is_empty() {
+            let next = match &mut body.payload {
+                Payload::Whole(bytes) if bytes.is_empty() => None,
+                Payload::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
+                Payload::Pieces(pieces) => ready!(pieces.poll_next(context)),
+            };
+            match next {
+                Some(Ok(bytes)) => body.taken = held(bytes, body.request.clone()),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        body.request.advance();
+        let frame = body.taken.split_to(FRAME.min(body.taken.len()));
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.payload.length() == 0
+        self.length() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.payload.length())
+        SizeHint::with_exact(self.length())
     }
 }
 
