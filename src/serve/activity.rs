@@ -2,8 +2,10 @@
 //!
 //! One place knows all deadlines of a connection: for a request head, between requests, for a client
 //! that does not take its answer, and for an answer that makes no progress. Limits of hyper's own do not
-//! cover the time between requests apart from the head's, nor a client that stops reading.
+//! cover the time between requests apart from the head's, nor a client that stops reading. Each answer
+//! has a time of its own: what else goes on on the connection does not excuse one that stands still.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -26,10 +28,13 @@ pub(super) struct Activity {
 
 #[derive(Debug)]
 struct State {
-    /// Requests whose answer is not with hyper completely.
-    requests: usize,
-    /// Since when there is nothing new of them, or since when there is none.
-    since: Instant,
+    /// The requests whose answer is not with the client's socket completely, and since when there is
+    /// nothing new of each.
+    requests: BTreeMap<u64, Instant>,
+    /// What the next request is called.
+    next: u64,
+    /// When the last request ended.
+    idle_since: Instant,
     /// Since when the head of the next request is coming.
     head_since: Option<Instant>,
     /// Since when the client takes no bytes, though there are some for it.
@@ -47,26 +52,34 @@ impl Activity {
     /// A connection that was opened now: its first head is awaited.
     pub(super) fn new(limits: Limits) -> Arc<Self> {
         let now = Instant::now();
-        let state =
-            State { requests: 0, since: now, head_since: Some(now), blocked_since: None, protocol: None };
+        let state = State {
+            requests: BTreeMap::new(),
+            next: 0,
+            idle_since: now,
+            head_since: Some(now),
+            blocked_since: None,
+            protocol: None,
+        };
         Arc::new(Activity { limits, state: Mutex::new(state), changed: Notify::new() })
     }
 
     /// A request has come; it lasts until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.update(|state, now| {
-            state.requests += 1;
-            state.since = now;
+        let request = self.update(|state, now| {
+            let request = state.next;
+            state.next += 1;
+            state.requests.insert(request, now);
             state.head_since = None;
+            request
         });
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), request }
     }
 
     /// Returns when the connection has done for too long what it is doing.
     pub(super) async fn overdue(&self) {
         loop {
             let changed = self.changed.notified();
-            let deadline = self.deadline();
+            let deadline = self.state.lock().expect("no panic while held").deadline(&self.limits);
             if Instant::now() >= deadline {
                 return;
             }
@@ -77,71 +90,68 @@ impl Activity {
         }
     }
 
-    fn deadline(&self) -> Instant {
-        let state = self.state.lock().expect("no panic while held");
-        let usual = match state.head_since {
-            _ if state.requests > 0 => state.since + self.limits.fetch + self.limits.stall,
-            Some(begun) => begun + self.limits.head,
-            None => state.since + self.limits.idle,
-        };
-        state.blocked_since.map_or(usual, |blocked| usual.min(blocked + self.limits.stall))
-    }
-
-    /// The deadline may come closer only here and in `blocked`: then who waits for it has to know.
     fn received(&self, bytes: &[u8]) {
-        let mut head_begins = false;
         self.update(|state, now| {
             let protocol = *state.protocol.get_or_insert(match bytes.starts_with(b"PRI ") {
                 true => Protocol::Http2,
                 false => Protocol::Http1,
             });
             // In HTTP/2 bytes come between requests that belong to none.
-            head_begins = protocol == Protocol::Http1 && state.requests == 0 && state.head_since.is_none();
-            if head_begins {
-                state.head_since = Some(now);
+            if protocol == Protocol::Http1 && state.requests.is_empty() {
+                state.head_since.get_or_insert(now);
             }
         });
-        if head_begins {
-            self.changed.notify_one();
-        }
     }
 
     fn written<T>(&self, outcome: &Poll<io::Result<T>>) {
-        let mut blocks = false;
         self.update(|state, now| match outcome {
-            Poll::Pending if state.blocked_since.is_none() => {
-                state.blocked_since = Some(now);
-                blocks = true;
-            }
-            Poll::Pending => {}
+            Poll::Pending => _ = state.blocked_since.get_or_insert(now),
             Poll::Ready(_) => state.blocked_since = None,
         });
-        if blocks {
-            self.changed.notify_one();
-        }
     }
 
-    fn update(&self, change: impl FnOnce(&mut State, Instant)) {
-        change(&mut self.state.lock().expect("no panic while held"), Instant::now());
+    /// Changes the state; who waits for the deadline hears of it if that has come closer.
+    fn update<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let mut state = self.state.lock().expect("no panic while held");
+        let before = state.deadline(&self.limits);
+        let outcome = change(&mut state, Instant::now());
+        if state.deadline(&self.limits) < before {
+            self.changed.notify_one();
+        }
+        outcome
+    }
+}
+
+impl State {
+    fn deadline(&self, limits: &Limits) -> Instant {
+        let usual = match (self.requests.values().min(), self.head_since) {
+            (Some(&oldest), _) => oldest + limits.fetch + limits.stall,
+            (None, Some(begun)) => begun + limits.head,
+            (None, None) => self.idle_since + limits.idle,
+        };
+        self.blocked_since.map_or(usual, |blocked| usual.min(blocked + limits.stall))
     }
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    request: u64,
+}
 
 impl InFlight {
     /// The client asked for more of the answer.
     pub(super) fn advance(&self) {
-        self.0.update(|state, now| state.since = now);
+        self.activity.update(|state, now| state.requests.insert(self.request, now));
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.update(|state, now| {
-            state.requests = state.requests.saturating_sub(1);
-            state.since = now;
+        self.activity.update(|state, now| {
+            state.requests.remove(&self.request);
+            state.idle_since = now;
         });
     }
 }
@@ -205,5 +215,65 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn limits() -> Limits {
+        Limits { fetch: 20 * SECOND, stall: 40 * SECOND, idle: 50 * SECOND, ..Limits::default() }
+    }
+
+    async fn is_overdue(activity: &Activity) -> bool {
+        timeout(Duration::from_millis(1), activity.overdue()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_stands_still_is_not_excused_by_others() {
+        let activity = Activity::new(limits());
+        let _stands_still = activity.begin();
+        let advances = activity.begin();
+        for _ in 0..5 {
+            advance(11 * SECOND).await;
+            assert!(!is_overdue(&activity).await);
+            drop(activity.begin());
+            advances.advance();
+        }
+        advance(11 * SECOND).await;
+        assert!(is_overdue(&activity).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_advance_in_turn_may_take_long() {
+        let activity = Activity::new(limits());
+        let requests = [activity.begin(), activity.begin(), activity.begin()];
+        for request in requests.iter().cycle().take(30) {
+            advance(19 * SECOND).await;
+            assert!(!is_overdue(&activity).await);
+            request.advance();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_comes_closer_wakes_who_waits_for_it() {
+        let activity = Activity::new(limits());
+        let begun = Instant::now();
+        let request = activity.begin();
+        let waiting = tokio::spawn({
+            let activity = activity.clone();
+            async move { activity.overdue().await }
+        });
+        advance(SECOND).await;
+        drop(request);
+        waiting.await.unwrap();
+        assert!(begun.elapsed() < 52 * SECOND, "{:?}", begun.elapsed());
     }
 }

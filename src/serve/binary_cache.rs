@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{self, Answer};
-use super::body::{Budget, Payload, Pieces, Source};
+use super::body::{Budget, Payload, Pieces, Source, held};
 use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
@@ -67,7 +67,7 @@ impl BinaryCache {
 
     /// The tree of a store path, as Nix lists it.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
-        let (object, _body) = match self.open(hash_part).await {
+        let (object, body) = match self.open(hash_part).await {
             Ok(opened) => opened,
             Err(refusal) => return refusal,
         };
@@ -80,7 +80,7 @@ impl BinaryCache {
             object.listing().to_json(&mut json).map(|()| json)
         });
         match written.await {
-            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", json),
+            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", held(json.into(), body)),
             // JSON cannot hold a name that is not UTF-8: then there is no listing of this kind.
             Ok(Err(error)) => {
                 tracing::debug!("listing of {hash_part}: {error}");

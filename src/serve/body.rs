@@ -25,6 +25,10 @@ const PIECE: u64 = 1 << 20;
 /// Pieces of one answer that are being read or wait for the client.
 const AHEAD: usize = 4;
 
+/// Bytes that hyper gets of an answer at once, and of which a client has to take so many in the time of a
+/// stall: few enough for a slow one with many answers on a connection.
+const FRAME: usize = 64 << 10;
+
 /// What an answer carries.
 #[derive(Debug)]
 pub(super) enum Payload {
@@ -48,12 +52,19 @@ impl Payload {
 #[derive(Debug)]
 pub(super) struct Body {
     payload: Payload,
-    request: InFlight,
+    /// What has been taken from the payload and is not with hyper yet.
+    taken: Bytes,
+    /// Lasts until hyper has sent the last byte.
+    request: Arc<InFlight>,
 }
 
 impl Body {
     pub(super) fn new(payload: Payload, request: InFlight) -> Self {
-        Body { payload, request }
+        Body { payload, taken: Bytes::new(), request: Arc::new(request) }
+    }
+
+    fn length(&self) -> u64 {
+        self.taken.len() as u64 + self.payload.length()
     }
 }
 
@@ -65,22 +76,48 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
-        let next = match &mut self.payload {
-            Payload::Whole(bytes) if bytes.is_empty() => None,
-            Payload::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
-            Payload::Pieces(pieces) => ready!(pieces.poll_next(context)),
-        };
-        self.request.advance();
-        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+        let body = &mut *self;
+        if body.taken.is_empty() {
+            let next = match &mut body.payload {
+                Payload::Whole(bytes) if bytes.is_empty() => None,
+                Payload::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
+                Payload::Pieces(pieces) => ready!(pieces.poll_next(context)),
+            };
+            match next {
+                Some(Ok(bytes)) => body.taken = held(bytes, body.request.clone()),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        body.request.advance();
+        let frame = body.taken.split_to(FRAME.min(body.taken.len()));
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.payload.length() == 0
+        self.length() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.payload.length())
+        SizeHint::with_exact(self.length())
     }
+}
+
+/// `bytes`, which keep `by` until the last part of them is sent or dropped: hyper may have them for long
+/// after the body that gave them is gone.
+pub(super) fn held<T: Send + 'static>(bytes: Bytes, by: T) -> Bytes {
+    struct Held<T> {
+        bytes: Bytes,
+        _by: T,
+    }
+
+    impl<T> AsRef<[u8]> for Held<T> {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    Bytes::from_owner(Held { bytes, _by: by })
 }
 
 /// The rest of the body cannot be had. What was in the way is in the log.
@@ -128,7 +165,7 @@ impl Source {
 /// How much may be read for all clients together.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// Answers in pieces; each of them has always one piece at least.
+    /// Answers in pieces, each of which has always one piece at least, and listings.
     bodies: Arc<Semaphore>,
     /// Pieces beyond the first of each.
     ahead: Arc<Semaphore>,
@@ -146,7 +183,7 @@ impl Budget {
         self.patience
     }
 
-    /// The right to answer in pieces; `None` if it is not to be had within the time of a piece.
+    /// The right to send an archive or a listing; `None` if it is not to be had within the time of a piece.
     pub(super) async fn body(&self) -> Option<OwnedSemaphorePermit> {
         let permit = tokio::time::timeout(self.patience, self.bodies.clone().acquire_owned()).await;
         permit.ok()?.ok()
@@ -165,7 +202,7 @@ pub(super) struct Pieces {
     first: Option<Bytes>,
     ahead: VecDeque<Piece>,
     budget: Arc<Budget>,
-    _body: OwnedSemaphorePermit,
+    body: Arc<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -190,8 +227,8 @@ impl Pieces {
         body: OwnedSemaphorePermit,
     ) -> Result<Self, PieceError> {
         let (sent, asked, end) = (range.start, range.start, range.end);
-        let ahead = VecDeque::with_capacity(AHEAD);
-        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, _body: body };
+        let (ahead, body) = (VecDeque::with_capacity(AHEAD), Arc::new(body));
+        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, body };
         pieces.read_ahead();
         if let Some(piece) = pieces.ahead.front_mut() {
             pieces.first = Some((&mut piece.reading).await??);
@@ -234,7 +271,7 @@ impl Pieces {
             Ok(bytes) => {
                 self.sent += bytes.len() as u64;
                 self.read_ahead();
-                Poll::Ready(Some(Ok(bytes)))
+                Poll::Ready(Some(Ok(held(bytes, self.body.clone()))))
             }
             Err(error) => {
                 self.ahead.clear();

@@ -73,7 +73,8 @@ pub struct Limits {
     pub connections: usize,
     /// Requests at a time on an HTTP/2 connection.
     pub streams: u32,
-    /// Archives that are sent at a time; all together hold two pieces of 1 MiB for each.
+    /// Archives and listings that are sent at a time; all archives together hold two pieces of 1 MiB
+    /// for each.
     pub archives: usize,
     /// Bytes of a request head; at least 8192 are allowed.
     pub head_bytes: u32,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use erisfs::block::{Block, BlockStore, Error};
 use erisfs::eris::{Reference, reference_of};
 use erisfs::serve::{Limits, PutPolicy, Service};
-use reqwest::StatusCode;
+use reqwest::{Client, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -149,6 +149,55 @@ async fn archives_wait_for_their_turn() {
     drop(held);
     sleep(SHORT / 4).await;
     assert_eq!(site.get(&site.archive("nar")).await.bytes().await.unwrap().len(), site.nar.len());
+}
+
+#[tokio::test]
+async fn what_a_client_has_not_taken_keeps_its_turn() {
+    let site = Site::limited(Limits { archives: 1, fetch: SHORT, stall: SOON, ..Limits::default() }).await;
+    let listing = format!("/{}.ls", site.path.hash_part());
+    for (target, range) in [(&listing, "bytes=0-"), (&site.archive("nar"), "bytes=0-99")] {
+        let held = grudging().get(site.url(target)).header("Range", range).send().await.unwrap();
+        assert!(held.status().is_success(), "{target}");
+        assert_eq!(site.get(&listing).await.status(), StatusCode::SERVICE_UNAVAILABLE, "{target}");
+        drop(held);
+        assert_eq!(site.get(&listing).await.status(), StatusCode::OK, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_cut_whatever_else_is_asked() {
+    let limits = Limits { archives: 1, fetch: SHORT, stall: SHORT, ..Limits::default() };
+    let site = Site::limited(limits).await;
+    for target in [site.archive("nar"), format!("/{}.ls", site.path.hash_part())] {
+        let client = grudging();
+        let _held = client.get(site.url(&target)).send().await.unwrap();
+        for _ in 0..16 {
+            let _ok_until_it_is_cut = client.head(site.url("/")).send().await;
+            sleep(SHORT / 4).await;
+        }
+        let other = site.get(&format!("/{}.ls", site.path.hash_part())).await;
+        assert_eq!(other.status(), StatusCode::OK, "{target} is held for ever");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_little_at_a_time_gets_everything() {
+    let site = Site::limited(Limits { fetch: SHORT, stall: SHORT, ..Limits::default() }).await;
+    let client = builder().http2_prior_knowledge().http2_initial_stream_window_size(1 << 16).build().unwrap();
+    let part = client.get(site.url(&site.archive("nar"))).header("Range", "bytes=0-1572863");
+    let (mut answer, begun) = (part.send().await.unwrap(), Instant::now());
+    let mut received = 0;
+    while let Some(bytes) = answer.chunk().await.unwrap() {
+        received += bytes.len();
+        sleep(SHORT / 16).await;
+    }
+    assert_eq!(received, 1_572_864);
+    assert!(begun.elapsed() > SHORT * 4, "the client was not slow: {:?}", begun.elapsed());
+}
+
+/// A client that takes one byte of an answer before its reader asks for more.
+fn grudging() -> Client {
+    builder().http2_prior_knowledge().http2_initial_stream_window_size(1).build().unwrap()
 }
 
 #[tokio::test]
