@@ -90,14 +90,12 @@ impl Look {
         Duration::from_secs(self.timeout.into())
     }
 
-    /// Whether no catalog was given.
-    pub(super) fn has_no_catalog(&self) -> bool {
-        self.view.has_no_catalog()
-    }
-
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
     pub(super) async fn find(&self, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
         let mut below = path.as_bytes();
+        if self.view.has_no_catalog() && !below.starts_with(b"urn:") {
+            return Err(Usage("no catalog: give --catalog URN".into()).into());
+        }
         if let Some(store_dir) = tree.catalogs().store_dir()
             && let Some(rest) = below.strip_prefix(store_dir.as_str().as_bytes())
         {

@@ -202,7 +202,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyData,
     ) {
         let range = offset..offset.saturating_add(size.into());
-        if self.overdue.covers(inode.0, &range, Instant::now()) {
+        if self.overdue.answers(inode.0, &range, Instant::now()) {
             return reply.error(Errno::EIO);
         }
         let (tree, deadline, overdue) = (self.tree.clone(), self.deadline(), self.overdue.clone());
