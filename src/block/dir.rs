@@ -31,9 +31,10 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A directory of blocks: `dir:PATH`.
 ///
-/// It is created by the first put. A put of a block that is there costs one `stat`. After [`sync`](BlockStore::sync) (`syncfs`)
-/// all blocks survive a power cut; without it, a power cut may lose the last ones or leave them cut short, which reads as
-/// corrupt and is mended by the next put.
+/// It is created by the first put. A put of a block that is there reads and compares it, and replaces what differs;
+/// [`has`](BlockStore::has) only looks at the length, and so may vouch for a block that reads as corrupt. After
+/// [`sync`](BlockStore::sync) (`syncfs`) all blocks survive a power cut; without it, a power cut may lose the last ones or
+/// leave them cut short, which reads as corrupt and is mended by the next put.
 #[derive(Clone, Debug)]
 pub struct Dir {
     shared: Arc<Shared>,
@@ -98,7 +99,8 @@ impl Shared {
     }
 
     fn write(&self, reference: &Reference, block: &[u8]) -> Result<(), Error> {
-        if self.has(reference)? {
+        // What cannot be read is as good as not there: it is replaced, or the attempt tells why not.
+        if self.read(reference).is_ok_and(|found| found == block) {
             return Ok(());
         }
         let failed = |error| self.failed_write(reference, error);
@@ -304,6 +306,21 @@ mod tests {
             dir.put(&reference, block.clone()).await.expect("a writable directory");
             assert_eq!(dir.get(&reference).await.expect("it is mended"), block);
         }
+    }
+
+    #[tokio::test]
+    async fn a_spoiled_block_is_mended_by_the_next_put_and_a_good_one_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = Dir::new(folder.path());
+        let (reference, block) = block();
+        let file = folder.path().join(reference.to_string());
+        fs::write(&file, [8; 1024]).expect("a writable directory");
+        dir.put(&reference, block.clone()).await.expect("a writable directory");
+        assert_eq!(dir.get(&reference).await.expect("it is there"), block);
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).expect("a file"));
+        let before = inode();
+        dir.put(&reference, block).await.expect("it is there");
+        assert_eq!(inode(), before);
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// Whether the store holds the block, without fetching it.
     async fn has(&self, reference: &Reference) -> Result<bool, Error>;
 
-    /// Keeps a block. Putting one that is there already changes nothing and is no error.
+    /// Keeps a block. Putting one that is there already changes nothing and is no error; one that lies spoiled is mended.
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error>;
 
     /// Keeps many blocks. After an error some of them may be kept.

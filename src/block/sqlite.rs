@@ -36,12 +36,16 @@ const SCHEMA: &str =
 const GET: &str = "SELECT iif(typeof(block) = 'blob', length(block), 0),
     iif(typeof(block) = 'blob' AND length(block) <= ?2, block, x'') FROM blocks WHERE reference = ?1";
 const HAS: &str = "SELECT 1 FROM blocks WHERE reference = ?1";
-const PUT: &str = "INSERT INTO blocks (reference, block) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+/// What is there is replaced if it differs; it is not read if its length tells that already.
+const PUT: &str =
+    "INSERT INTO blocks (reference, block) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = excluded.block
+    WHERE iif(typeof(block) = 'blob' AND length(block) = length(excluded.block), block <> excluded.block, 1)";
 
 /// A database of blocks: `sqlite:PATH`.
 ///
-/// It is created by the first put. Blocks are safe from a crash of the program as soon as they are put, and from a power cut
-/// after [`sync`](BlockStore::sync).
+/// It is created by the first put. A put of a block that is there reads and compares it, and replaces what differs;
+/// [`has`](BlockStore::has) only looks for the reference, and so may vouch for a block that reads as corrupt. Blocks are safe
+/// from a crash of the program as soon as they are put, and from a power cut after [`sync`](BlockStore::sync).
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     shared: Arc<Shared>,
@@ -434,6 +438,24 @@ mod tests {
         let corrupt = |place: usize, length| matches!(&answers[place].1, Err(Error::Corrupt { found: Found::Length(found), .. }) if *found == length);
         assert!(corrupt(0, 100_000_000) && corrupt(1, 0) && corrupt(2, 0), "{answers:?}");
         assert_eq!(answers[3].1.as_ref().expect("untouched"), &blocks[3].1);
+    }
+
+    #[tokio::test]
+    async fn a_spoiled_block_is_mended_by_the_next_put_and_a_good_one_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("blocks");
+        let database = Sqlite::new(&path);
+        let (reference, block) = block(1);
+        database.put(&reference, block.clone()).await.expect("a writable file");
+        let connection = Connection::open(&path).expect("a database");
+        for value in ["zeroblob(1024)", "zeroblob(7)", "'text'", "7"] {
+            connection.execute(&format!("UPDATE blocks SET block = {value}"), []).expect("an update");
+            database.put(&reference, block.clone()).await.expect("a writable file");
+            assert_eq!(database.get(&reference).await.expect("it is mended"), block, "{value}");
+        }
+        let frozen = "CREATE TRIGGER frozen BEFORE UPDATE ON blocks BEGIN SELECT raise(FAIL, 'written'); END";
+        connection.execute_batch(frozen).expect("a trigger");
+        database.put(&reference, block).await.expect("nothing is written");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
