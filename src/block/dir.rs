@@ -9,7 +9,7 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Once},
+    sync::{Arc, Once, OnceLock},
     time::Duration,
 };
 
@@ -32,9 +32,9 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// A directory of blocks: `dir:PATH`.
 ///
 /// It is created by the first put. A put of a block that is there reads and compares it, and replaces what differs;
-/// [`has`](BlockStore::has) only looks at the length, and so may vouch for a block that reads as corrupt. After [`sync`](BlockStore::sync) (`syncfs`)
-/// all blocks survive a power cut; without it, a power cut may lose the last ones or leave them cut short, which reads as
-/// corrupt and is mended by the next put.
+/// [`has`](BlockStore::has) only looks at the length, and so may vouch for a block that reads as corrupt. After
+/// [`sync`](BlockStore::sync) (`syncfs`) all blocks survive a power cut; without it, a power cut may lose the last ones or
+/// leave them cut short, which reads as corrupt and is mended by the next put.
 #[derive(Clone, Debug)]
 pub struct Dir {
     shared: Arc<Shared>,
@@ -45,6 +45,9 @@ struct Shared {
     path: PathBuf,
     name: Arc<str>,
     prepared: Once,
+    /// Open from the first put on: a descriptor tells of blocks that could not be written back only if it was there before
+    /// somebody else was told (errseq in the kernel).
+    directory: OnceLock<File>,
 }
 
 impl Dir {
@@ -54,7 +57,8 @@ impl Dir {
         let name = format!("dir:{}", path.display()).into();
         // The process may change its directory later, as a mount in the background does.
         let path = std::path::absolute(&path).unwrap_or(path);
-        Self { shared: Arc::new(Shared { path, name, prepared: Once::new() }) }
+        let (prepared, directory) = (Once::new(), OnceLock::new());
+        Self { shared: Arc::new(Shared { path, name, prepared, directory }) }
     }
 
     /// Runs `work` where it may wait for a disk.
@@ -99,6 +103,8 @@ impl Shared {
     }
 
     fn write(&self, reference: &Reference, block: &[u8]) -> Result<(), Error> {
+        // It need not exist yet, and a put of a block that is there needs no more than that block.
+        let _ = self.directory();
         // What cannot be read is as good as not there: it is replaced, or the attempt tells why not.
         if self.read(reference).is_ok_and(|found| found == block) {
             return Ok(());
@@ -128,18 +134,27 @@ impl Shared {
             fs::create_dir_all(&incoming)?;
         }
         self.prepared.call_once(|| remove_leftovers(&incoming));
-        Ok(())
+        self.directory().map(drop)
+    }
+
+    fn directory(&self) -> io::Result<&File> {
+        match self.directory.get() {
+            Some(directory) => Ok(directory),
+            None => {
+                let directory = File::open(&self.path)?;
+                Ok(self.directory.get_or_init(|| directory))
+            }
+        }
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let directory = match File::open(&self.path) {
+        match self.directory() {
             // Nothing was ever put.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            opened => opened,
-        };
-        directory
-            .and_then(|directory| Ok(rustix::fs::syncfs(&directory)?))
-            .map_err(|error| self.failed(None, error))
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            opened => opened
+                .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
+                .map_err(|error| self.failed(None, error)),
+        }
     }
 
     fn file(&self, reference: &Reference) -> PathBuf {
@@ -380,6 +395,19 @@ mod tests {
         for (reference, block) in blocks {
             assert_eq!(Dir::new(folder.path()).get(&reference).await.expect("it is there"), block);
         }
+    }
+
+    #[tokio::test]
+    async fn sync_is_of_the_directory_that_was_open_at_the_first_put() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("blocks");
+        let dir = Dir::new(&path);
+        let (reference, block) = block();
+        dir.put(&reference, block).await.expect("a writable directory");
+        fs::rename(&path, folder.path().join("moved")).expect("a writable directory");
+        std::os::unix::fs::symlink("blocks", &path).expect("a writable directory");
+        File::open(&path).expect_err("a link to itself");
+        dir.sync().await.expect("the directory is still open");
     }
 
     #[tokio::test]

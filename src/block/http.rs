@@ -34,7 +34,8 @@ const WARM: Duration = Duration::from_secs(30);
 /// A mirror may point to another once or twice; more is a loop.
 const REDIRECTS: usize = 3;
 
-/// How long a server is waited for. The defaults together stay below the 30 s that a read of the mount may take.
+/// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
+/// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For the connection, TLS included. 5 s is one lost SYN and its two repetitions.
@@ -43,14 +44,29 @@ pub struct Patience {
     pub first_byte: Duration,
     /// Between two pieces of the body. 10 s without a byte is a dead connection.
     pub stall: Duration,
-    /// For the whole body: 64 blocks at once over 1 Mbit/s take 17 s.
+    /// For the whole body: 64 blocks at once over 1.2 Mbit/s take 14 s.
     pub body: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(5), first_byte: seconds(10), stall: seconds(10), body: seconds(20) }
+        Self { connect: seconds(5), first_byte: seconds(10), stall: seconds(10), body: seconds(15) }
+    }
+}
+
+/// A request that has its turn, and until when it may take.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    end: Instant,
+    whole: Duration,
+}
+
+impl Turn<'_> {
+    /// The end of a wait that begins now, and the bound that sets it: its own or that of the request.
+    fn bound(&self, wait: Duration) -> (Instant, Duration) {
+        let end = Instant::now() + wait;
+        if end <= self.end { (end, wait) } else { (self.end, self.whole) }
     }
 }
 
@@ -127,6 +143,7 @@ impl Http {
 
     async fn send(
         &self,
+        turn: &Turn<'_>,
         method: Method,
         reference: &Reference,
         block: Option<Block>,
@@ -138,17 +155,23 @@ impl Http {
             request = request.header(CONTENT_TYPE, "application/octet-stream").body(block);
         }
         let _first = self.head_start().await;
-        let sent = timeout(self.patience.first_byte, request.send()).await;
+        let (end, after) = turn.bound(self.patience.first_byte);
+        let sent = timeout_at(end, request.send()).await;
         // A failure ends the head start too: the others need not wait in line to see it for themselves.
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         match sent {
             Ok(answer) => answer.map_err(|error| self.failed(reference, error)),
-            Err(_) => Err(self.timed_out(reference, self.patience.first_byte)),
+            Err(_) => Err(self.timed_out(reference, after)),
         }
     }
 
     /// The body, of which no more is read than a block can have.
-    async fn body(&self, reference: &Reference, mut answer: Response) -> Result<Block, Error> {
+    async fn body(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        mut answer: Response,
+    ) -> Result<Block, Error> {
         let too_long =
             || Error::Corrupt { reference: *reference, store: self.name.clone(), found: Found::TooLong };
         let declared = answer.content_length().unwrap_or(0);
@@ -156,12 +179,12 @@ impl Http {
             return Err(too_long());
         }
         let mut block = Vec::with_capacity(declared as usize);
-        let end = Instant::now() + self.patience.body;
+        let whole = turn.bound(self.patience.body);
         loop {
-            let patience = end.min(Instant::now() + self.patience.stall);
-            let piece = match timeout_at(patience, answer.chunk()).await {
+            let (end, after) = whole.min((Instant::now() + self.patience.stall, self.patience.stall));
+            let piece = match timeout_at(end, answer.chunk()).await {
                 Ok(piece) => piece.map_err(|error| self.failed(reference, error))?,
-                Err(_) => return Err(self.timed_out(reference, self.patience.stall)),
+                Err(_) => return Err(self.timed_out(reference, after)),
             };
             let Some(piece) = piece else { return Ok(block.into()) };
             if block.len() + piece.len() > BlockSize::MAX {
@@ -206,8 +229,14 @@ impl Http {
         Error::TimedOut { reference: *reference, store: self.name.clone(), after }
     }
 
-    async fn permit(&self) -> SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
+    /// Waits until fewer than [`IN_FLIGHT`] requests are under way.
+    async fn turn(&self, reference: &Reference) -> Result<Turn<'_>, Error> {
+        let whole = self.patience.first_byte + self.patience.body;
+        let end = Instant::now() + whole;
+        match timeout_at(end, self.permits.acquire()).await {
+            Ok(permit) => Ok(Turn { _permit: permit.expect("the semaphore is never closed"), end, whole }),
+            Err(_) => Err(self.timed_out(reference, whole)),
+        }
     }
 }
 
@@ -282,18 +311,18 @@ impl BlockStore for Http {
     }
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
-        let _permit = self.permit().await;
-        let answer = self.send(Method::GET, reference, None).await?;
+        let turn = self.turn(reference).await?;
+        let answer = self.send(&turn, Method::GET, reference, None).await?;
         match answer.status() {
-            StatusCode::OK => self.body(reference, answer).await,
+            StatusCode::OK => self.body(&turn, reference, answer).await,
             status => Err(self.refusal(reference, status)),
         }
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        let permit = self.permit().await;
-        let status = self.send(Method::HEAD, reference, None).await?.status();
-        drop(permit);
+        let turn = self.turn(reference).await?;
+        let status = self.send(&turn, Method::HEAD, reference, None).await?.status();
+        drop(turn);
         match status {
             status if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
@@ -308,8 +337,8 @@ impl BlockStore for Http {
     }
 
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
-        let _permit = self.permit().await;
-        match self.send(Method::PUT, reference, Some(block)).await?.status() {
+        let turn = self.turn(reference).await?;
+        match self.send(&turn, Method::PUT, reference, Some(block)).await?.status() {
             status if status.is_success() => Ok(()),
             // No such resource for a PUT: not an answer about the block.
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
@@ -357,6 +386,37 @@ mod tests {
                 "{error:?}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_request_takes_30_s_even_if_its_turn_never_comes() {
+        let http = Http::new("http://[::1]:1/", Patience::default()).expect("a good URL");
+        let _all = http.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
+        let reference = crate::eris::reference_of(b"a block");
+        let begun = Instant::now();
+        for asked in [http.get(&reference).await.map(drop), http.put(&reference, Block::new()).await] {
+            let error = asked.expect_err("its turn never comes");
+            assert!(
+                matches!(error, Error::TimedOut { .. }) && error.to_string().contains("http://[::1]:1/"),
+                "{error}"
+            );
+        }
+        assert!(begun.elapsed() < 2 * Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_turn_shortens_what_follows() {
+        let http = Http::new("http://[::1]:1/", Patience::default()).expect("a good URL");
+        let all = http.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
+        let reference = crate::eris::reference_of(b"a block");
+        let begun = Instant::now();
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            drop(all);
+        };
+        let (turn, ()) = tokio::join!(http.turn(&reference), release);
+        let (end, after) = turn.expect("its turn came").bound(http.patience.first_byte);
+        assert_eq!((end - begun, after), (Duration::from_secs(25), Duration::from_secs(25)));
     }
 
     #[test]

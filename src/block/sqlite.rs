@@ -44,8 +44,8 @@ const PUT: &str =
 /// A database of blocks: `sqlite:PATH`.
 ///
 /// It is created by the first put. A put of a block that is there reads and compares it, and replaces what differs;
-/// [`has`](BlockStore::has) only looks for the reference, and so may vouch for a block that reads as corrupt. Blocks are safe from a crash of the program as soon as they are put, and from a power cut
-/// after [`sync`](BlockStore::sync).
+/// [`has`](BlockStore::has) only looks for the reference, and so may vouch for a block that reads as corrupt. Blocks are safe
+/// from a crash of the program as soon as they are put, and from a power cut after [`sync`](BlockStore::sync).
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     shared: Arc<Shared>,

@@ -1,7 +1,7 @@
 //! The directory of narinfos: what a static web server needs to be a substitute server.
 //!
-//! Each file is written beside its place and renamed, the narinfo after what it promises, so that readers and
-//! interrupted runs never meet half of one.
+//! Each file is written beside its place, synced and renamed, the narinfo after what it promises, so that readers,
+//! interrupted runs and power cuts never leave half of one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -73,6 +73,7 @@ impl Files {
             .tempfile_in(&self.directory)
             .and_then(|mut file| {
                 file.write_all(contents)?;
+                file.as_file().sync_all()?;
                 file.persist(&path)?;
                 Ok(())
             });

@@ -65,7 +65,7 @@ impl Publisher {
         Ok(Self { store, store_dir, files: files.transpose()?, state, observer })
     }
 
-    /// Publishes everything, then the catalog.
+    /// Publishes everything, then the catalog. After an error, what is done is made to last before the error is returned.
     pub async fn publish(self: Arc<Self>, subjects: Vec<Subject>) -> Result<Published, Error> {
         let nar_bytes = subjects.iter().filter_map(Subject::nar_size).sum();
         self.observer.observe(Event::Planned { paths: subjects.len() as u64, nar_bytes });
@@ -76,23 +76,36 @@ impl Publisher {
         let mut last_sync = Instant::now();
         let mut published = BTreeMap::new();
         let mut blocks = 0;
+        let mut failure = None;
         loop {
-            while working.len() < at_once
+            while failure.is_none()
+                && working.len() < at_once
                 && let Some(subject) = waiting.next()
             {
                 working.spawn(self.clone().publish_path(subject));
             }
             match working.join_next().await {
-                Some(Ok(path)) => finished.push(path?),
-                Some(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+                Some(Ok(Ok(path))) => finished.push(path),
+                Some(Ok(Err(error))) => {
+                    // Those under way end here, except for what is done by now.
+                    working.abort_all();
+                    failure.get_or_insert(error);
+                }
+                Some(Err(ended)) if ended.is_cancelled() => {}
+                Some(Err(ended)) => std::panic::resume_unwind(ended.into_panic()),
                 None => break,
             }
-            if last_sync.elapsed() >= SYNC_AFTER {
+            if failure.is_none() && last_sync.elapsed() >= SYNC_AFTER {
                 blocks += self.clone().settle(std::mem::take(&mut finished), &mut published).await?;
                 last_sync = Instant::now();
             }
         }
-        blocks += self.clone().settle(finished, &mut published).await?;
+        let settled = self.clone().settle(finished, &mut published).await;
+        if let Some(error) = failure {
+            // The first error is the one that tells.
+            return Err(error);
+        }
+        blocks += settled?;
         let paths: Vec<PublishedPath> = published.into_values().collect();
         let (catalog, paths, put) = self.put_catalog(paths).await?;
         Ok(Published { catalog, store_dir: self.store_dir.clone(), paths, blocks: blocks + put })
@@ -211,14 +224,15 @@ impl Publisher {
             .map_err(failed)
     }
 
-    /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Returns the blocks put.
+    /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Returns the blocks put. Blocks that
+    /// were found are synced too: they may come from a run that ended before its sync.
     async fn settle(
         self: Arc<Self>,
         finished: Vec<Finished>,
         published: &mut BTreeMap<HashPart, PublishedPath>,
     ) -> Result<u64, Error> {
         let blocks: u64 = finished.iter().map(|path| path.blocks).sum();
-        if blocks > 0 {
+        if !finished.is_empty() {
             self.sync("the last paths").await?;
         }
         let finished = blocking(move || {
@@ -244,7 +258,8 @@ impl Publisher {
         Ok(blocks)
     }
 
-    /// Puts what the store lacks of the catalog. Returns its capability, the paths, and the number of blocks put.
+    /// Puts what the store lacks of the catalog, and syncs even if that is nothing, since a run that put it may have ended before
+    /// its sync. Returns its capability, the paths, and the number of blocks put.
     async fn put_catalog(
         &self,
         paths: Vec<PublishedPath>,
@@ -263,9 +278,7 @@ impl Publisher {
             Failure::Store(source) => store_error("the catalog", source),
             Failure::Content(error) => error.into(),
         })?;
-        if blocks > 0 {
-            self.sync("the catalog").await?;
-        }
+        self.sync("the catalog").await?;
         Ok((capability, paths, blocks))
     }
 

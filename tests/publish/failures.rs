@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use erisfs::block::{Block, BlockStore, Error, Refusal};
@@ -15,16 +18,17 @@ use tempfile::TempDir;
 
 use crate::{make_tree, memory, message, nar_of, noise, publish_one, published_nar, refusal};
 
-/// A store that takes so many batches of blocks and then refuses them, or never answers.
+/// A store that takes so many batches of blocks and then refuses them, or never answers. Counts how often it is synced.
 #[derive(Debug)]
 struct Limited {
     inner: Arc<dyn BlockStore>,
     batches: AtomicU64,
     silent: bool,
+    syncs: AtomicU64,
 }
 
 fn limited(inner: Arc<dyn BlockStore>, batches: u64, silent: bool) -> Arc<Limited> {
-    Arc::new(Limited { inner, batches: AtomicU64::new(batches), silent })
+    Arc::new(Limited { inner, batches: AtomicU64::new(batches), silent, syncs: AtomicU64::new(0) })
 }
 
 #[async_trait]
@@ -56,6 +60,7 @@ impl BlockStore for Limited {
     }
 
     async fn sync(&self) -> Result<(), Error> {
+        self.syncs.fetch_add(1, Relaxed);
         self.inner.sync().await
     }
 
@@ -171,6 +176,67 @@ async fn an_interrupted_run_leaves_no_narinfo_and_can_be_repeated() {
     let published = publish_one(store.clone(), &tree, settings).await;
     assert_eq!(narinfos(), 1);
     assert_eq!(published_nar(&*store, &published.paths[0]), nar_of(&tree));
+}
+
+/// Holds the packing of the path `bad` until another is done, and then changes its tree.
+struct Spoiler {
+    file: PathBuf,
+    done: AtomicBool,
+}
+
+impl Observer for Spoiler {
+    fn observe(&self, event: Event<'_>) {
+        match event {
+            Event::Packing { path, .. } if path.name() == "bad" => {
+                let end = Instant::now() + Duration::from_secs(20);
+                while !self.done.load(SeqCst) && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                // Time for the other to come home.
+                std::thread::sleep(Duration::from_millis(300));
+                fs::write(&self.file, "#!/bin/ls\n").unwrap();
+            }
+            Event::Done { .. } => self.done.store(true, SeqCst),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_path_that_is_done_stays_published_when_another_fails() {
+    let dir = TempDir::new().unwrap();
+    let [good, bad] = ["good", "bad"].map(|name| dir.path().join(name));
+    make_tree(&good);
+    make_tree(&bad);
+    let settings = Settings {
+        narinfo: Some(dir.path().join("cache")),
+        state: Some(dir.path().join("state.sqlite")),
+        ..Settings::default()
+    };
+    let (store, spoiler) = (memory(), Spoiler { file: bad.join("bin/run"), done: AtomicBool::new(false) });
+    let paths = vec![good.clone(), bad.clone()];
+    let error =
+        publish::publish(store.clone(), paths, settings.clone(), Arc::new(spoiler)).await.unwrap_err();
+    assert!(matches!(&error, publish::Error::Changed { path } if *path == bad), "{error:?}");
+    let names = fs::read_dir(dir.path().join("cache")).unwrap().map(|entry| entry.unwrap().file_name());
+    let narinfos: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".narinfo")).collect();
+    let again = publish_one(store, &good, settings).await;
+    assert!(again.paths[0].reused);
+    let hash_part = again.paths[0].narinfo.store_path().hash_part();
+    assert_eq!(narinfos, [format!("{hash_part}.narinfo").as_str()]);
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_be_published_without_a_sync() {
+    let (dir, tree) = tree();
+    let settings = Settings { state: Some(dir.path().join("state.sqlite")), ..Settings::default() };
+    let store = limited(memory(), u64::MAX, false);
+    publish_one(store.clone(), &tree, settings.clone()).await;
+    store.syncs.store(0, Relaxed);
+    let again = publish_one(store.clone(), &tree, settings).await;
+    assert_eq!(again.blocks, 0);
+    // Once for the path, before its narinfo could be written, and once for the catalog.
+    assert_eq!(store.syncs.load(Relaxed), 2);
 }
 
 #[tokio::test]
