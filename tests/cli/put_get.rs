@@ -218,6 +218,6 @@ fn a_get_that_fails_leaves_the_file_that_was_there() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    scratch.run(["get", "-o", &text(&keep), "--blocks", &blocks, &urn]).refusal(1);
+    scratch.run(["get", "-o", text(&keep), "--blocks", &blocks, &urn]).refusal(1);
     assert_eq!(std::fs::read_to_string(&keep).unwrap(), "precious");
 }
