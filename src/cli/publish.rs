@@ -43,6 +43,7 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        self.check_stores(session)?;
         let store = self.blocks.open_to_put(session)?;
         let settings = Settings {
             narinfo: self.narinfo.clone(),
@@ -73,6 +74,25 @@ impl Publish {
     }
 }
 
+impl Publish {
+    /// A block store inside a tree that goes into it would never be done.
+    fn check_stores(&self, session: &Session) -> anyhow::Result<()> {
+        for url in self.blocks.urls(session)? {
+            let path = url.strip_prefix("dir:").or_else(|| url.strip_prefix("sqlite:"));
+            let Some(store) = path.and_then(|path| Path::new(path).canonicalize().ok()) else { continue };
+            for tree in &self.paths {
+                if tree.canonicalize().is_ok_and(|tree| store.starts_with(tree)) {
+                    let tree = tree.display();
+                    return Err(
+                        Usage(format!("{tree}: the block store {url} lies in it: put it elsewhere")).into()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn as_json(published: &Published) -> serde_json::Value {
     let paths = published.paths.iter().map(|path| {
         json!({
@@ -97,13 +117,16 @@ fn summary(published: &Published, read: u64, took: Duration) -> String {
     let nar: u64 = paths.iter().map(|path| path.narinfo.nar_size()).sum();
     let packed: u64 = paths.iter().map(|path| path.packed_size).sum();
     let seconds = took.as_secs_f64();
+    let rate = match read {
+        0 => String::new(),
+        _ => format!(", {}/s read", HumanBytes((read as f64 / seconds.max(0.001)) as u64)),
+    };
     format!(
-        "{} store paths ({reused} published before), NAR {}, packed {}; {} blocks put in {seconds:.1} s, {}/s packed",
+        "store paths: {} ({reused} published before), NAR {}, packed {}; {} blocks put in {seconds:.1} s{rate}",
         paths.len(),
         HumanBytes(nar),
         HumanBytes(packed),
         published.blocks,
-        HumanBytes((read as f64 / seconds.max(0.001)) as u64),
     )
 }
 

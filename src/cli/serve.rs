@@ -23,6 +23,14 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let port = self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            return Err(Usage(format!(
+                "--listen {}: HOST:PORT expected, for example 127.0.0.1:8080",
+                self.listen
+            ))
+            .into());
+        }
         let put = self.put_policy(session)?;
         session.runtime.block_on(self.serve(session, put))
     }

@@ -165,3 +165,20 @@ fn the_log_goes_to_stderr_without_colours_in_files() {
     assert!(!finished.stderr.contains('\x1b'), "{}", finished.stderr);
     assert!(finished.text().starts_with("urn:eris:"));
 }
+
+#[test]
+fn a_block_store_is_not_published_into_itself() {
+    let scratch = Scratch::new();
+    let tree = scratch.folder("tree");
+    let store = format!("dir:{}", text(&tree.join("blocks")));
+    std::fs::create_dir(tree.join("blocks")).unwrap();
+    let refusal = scratch.run(["publish", "--blocks", &store, text(&tree)]).refusal(2);
+    assert!(refusal.contains(&store), "{refusal}");
+}
+
+#[test]
+fn an_address_without_a_port_is_a_wrong_call() {
+    let scratch = Scratch::new();
+    let refusal = scratch.run(["serve", "--blocks", &scratch.blocks(), "--listen", "localhost"]).refusal(2);
+    assert!(refusal.contains("--listen localhost"), "{refusal}");
+}
