@@ -102,26 +102,34 @@ impl Occupant {
 pub struct Occupants(Mutex<HashMap<Slot, Occupant>>);
 
 impl Occupants {
-    /// The number of `occupant`, which it gets now if it has none.
+    /// The number of `occupant`, which it gets now if it has none. It keeps it for ever.
     pub fn slot(&self, occupant: Occupant) -> Slot {
         let mut occupants = self.0.lock().expect("no panic while held");
-        let mut slot = Slot(occupant.preferred().max(1));
-        loop {
-            match occupants.get(&slot) {
-                Some(other) if other.is(&occupant) => return slot,
-                Some(_) => slot = Slot(((slot.0 + 1) & SLOT_MASK).max(1)),
-                None => {
-                    occupants.insert(slot, occupant);
-                    return slot;
-                }
-            }
-        }
+        let slot = place(&occupants, &occupant);
+        occupants.entry(slot).or_insert(occupant);
+        slot
+    }
+
+    /// The number of `occupant`, if it has one.
+    pub fn find(&self, occupant: &Occupant) -> Option<Slot> {
+        let occupants = self.0.lock().expect("no panic while held");
+        let slot = place(&occupants, occupant);
+        occupants.contains_key(&slot).then_some(slot)
     }
 
     /// Who has the number `slot`.
     pub fn get(&self, slot: Slot) -> Option<Occupant> {
         self.0.lock().expect("no panic while held").get(&slot).cloned()
     }
+}
+
+/// The number that `occupant` has, or the free one that it would get.
+fn place(occupants: &HashMap<Slot, Occupant>, occupant: &Occupant) -> Slot {
+    let mut slot = Slot(occupant.preferred().max(1));
+    while occupants.get(&slot).is_some_and(|other| !other.is(occupant)) {
+        slot = Slot(((slot.0 + 1) & SLOT_MASK).max(1));
+    }
+    slot
 }
 
 /// Where in the root's listing an entry stands: 62 bits of its hash part, above the two dot entries.

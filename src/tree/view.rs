@@ -29,8 +29,8 @@ pub struct Tree {
     pub(super) catalogs: Arc<Catalogs>,
     settings: Settings,
     pub(super) occupants: Occupants,
+    objects: Mutex<ByteLru<Slot, Arc<Object>>>,
     /// By their names in the root.
-    objects: Arc<Mutex<ByteLru<String, Arc<Object>>>>,
     opening: Flights<String, Result<Arc<Object>, Error>>,
     frames: Arc<FrameCache>,
     read_ahead: Mutex<ReadAhead>,
@@ -44,7 +44,7 @@ impl Tree {
             fetch,
             catalogs: Arc::new(catalogs),
             occupants: Occupants::default(),
-            objects: Arc::new(Mutex::new(ByteLru::new(settings.object_bytes))),
+            objects: Mutex::new(ByteLru::new(settings.object_bytes)),
             opening: Flights::default(),
             frames: Arc::new(FrameCache::new(settings.frame_bytes)),
             read_ahead: Mutex::default(),
@@ -137,7 +137,8 @@ impl Tree {
         deadline: Deadline,
     ) -> Result<Option<Arc<Object>>, Error> {
         let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
-        self.open(Occupant::Path { path, facts }, deadline).await.map(Some)
+        let slot = self.occupants.slot(Occupant::Path { path, facts });
+        self.open_slot(slot, deadline).await.map(Some)
     }
 
     async fn lookup_root(&self, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
@@ -158,9 +159,15 @@ impl Tree {
 
     async fn lookup_content(&self, capability: ReadCapability, deadline: Deadline) -> Result<Attr, Error> {
         let occupant = Occupant::Content(Box::new(capability));
+        if let Some(slot) = self.occupants.find(&occupant) {
+            let object = self.open_slot(slot, deadline).await?;
+            return Ok(self.node_attr(slot, &object, NodeId::ROOT));
+        }
         let object = self.open(occupant.clone(), deadline).await?;
         // Only now: anybody can make up URNs, and those that lead nowhere must not fill the memory.
-        Ok(self.node_attr(self.occupants.slot(occupant), &object, NodeId::ROOT))
+        let slot = self.occupants.slot(occupant);
+        self.keep(slot, &object);
+        Ok(self.node_attr(slot, &object, NodeId::ROOT))
     }
 
     pub(super) async fn open_node(
@@ -168,30 +175,39 @@ impl Tree {
         inode: Inode,
         deadline: Deadline,
     ) -> Result<(Arc<Object>, NodeId), Error> {
-        let stale = || Error::Stale { number: inode.into() };
-        let occupant = self.occupants.get(inode.slot()).ok_or_else(stale)?;
-        let object = self.open(occupant, deadline).await?;
-        let node = object.listing().node(inode.node()).ok_or_else(stale)?;
-        Ok((object, node))
+        let object = self.open_slot(inode.slot(), deadline).await?;
+        match object.listing().node(inode.node()) {
+            Some(node) => Ok((object, node)),
+            None => Err(Error::Stale { number: inode.into() }),
+        }
     }
 
+    /// The object behind a number: from memory, or opened and kept.
+    async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
+        if let Some(object) = self.objects.lock().expect("no panic while held").get(&slot) {
+            return Ok(object.clone());
+        }
+        let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
+        let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
+        self.keep(slot, &object);
+        Ok(object)
+    }
+
+    fn keep(&self, slot: Slot, object: &Arc<Object>) {
+        // One that is larger than the whole budget is kept too, alone.
+        let memory = object.memory().min(self.settings.object_bytes);
+        self.objects.lock().expect("no panic while held").put(slot, object.clone(), memory);
+    }
+
+    /// Opens an object, together with whoever opens the same one now.
     async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
-        let name = occupant.name();
         loop {
-            if let Some(object) = self.objects.lock().expect("no panic while held").get(&name) {
-                return Ok(object.clone());
-            }
-            let flight = self.opening.join(name.clone(), || {
-                let (fetch, objects) = (self.fetch.clone(), self.objects.clone());
-                let (catalogs, object_bytes) = (self.catalogs.clone(), self.settings.object_bytes);
-                let (name, occupant) = (name.clone(), occupant.clone());
+            let flight = self.opening.join(occupant.name(), || {
+                let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
+                let occupant = occupant.clone();
                 async move {
                     let (capability, expected) = binding(&catalogs, occupant, deadline).await?;
-                    let object = Arc::new(Object::open(fetch, capability, expected, deadline).await?);
-                    // One that is larger than the whole budget is kept too, alone.
-                    let memory = object.memory().min(object_bytes);
-                    objects.lock().expect("no panic while held").put(name, object.clone(), memory);
-                    Ok(object)
+                    Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
                 }
                 .boxed()
             });
