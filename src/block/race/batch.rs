@@ -543,24 +543,25 @@ impl Stream for Batch<'_> {
         if batch.open > 0 && batch.lanes.is_empty() {
             batch.begin();
         }
-        loop {
-            if let Some(answer) = batch.ready.pop_front() {
-                return Poll::Ready(Some(answer));
+        // What has come makes room for more requests: they are on their way before the answers are passed on.
+        while batch.ready.is_empty() && batch.open > 0 {
+            loop {
+                batch.launch(cx);
+                let mut came = 0;
+                while came < AT_ONCE
+                    && let Poll::Ready(Some(more)) = batch.running.poll_next_unpin(cx)
+                {
+                    batch.settle(more);
+                    came += 1;
+                }
+                if came == 0 || batch.ready.len() >= AT_ONCE {
+                    break;
+                }
             }
-            if batch.open == 0 {
-                return Poll::Ready(None);
-            }
-            batch.launch(cx);
-            let mut came = 0;
-            while came < AT_ONCE
-                && let Poll::Ready(Some(more)) = batch.running.poll_next_unpin(cx)
-            {
-                batch.settle(more);
-                came += 1;
-            }
-            if came == 0 && !batch.on_time(cx) && batch.ready.is_empty() {
+            if batch.ready.is_empty() && batch.open > 0 && !batch.on_time(cx) {
                 return Poll::Pending;
             }
         }
+        Poll::Ready(batch.ready.pop_front())
     }
 }

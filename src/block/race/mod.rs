@@ -65,8 +65,7 @@ impl Race {
     /// Writes blocks that one of `targets` lacked back to it, in the background. A target is a store that takes blocks, mostly one
     /// of the sources under the same name: what came from a source after it, it did not have.
     pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
-        let names: Vec<_> = self.sources.iter().map(|source| source.name.clone()).collect();
-        self.reseed = (!targets.is_empty()).then(|| Reseed::new(targets, &names, self.places.clone()));
+        self.reseed = (!targets.is_empty()).then(|| Reseed::new(targets, &self.sources, self.places.clone()));
         self
     }
 

@@ -17,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::places::Places;
+use super::{places::Places, source::Source};
 use crate::{
     block::{Block, BlockStore, Error, retry::jittered},
     eris::Reference,
@@ -43,7 +43,7 @@ pub struct Reseed {
 struct Target {
     store: Arc<dyn BlockStore>,
     /// The source that is the same store.
-    source: Option<usize>,
+    source: Option<(usize, Arc<Source>)>,
     /// Made with the first block, because a task needs a runtime.
     queue: OnceLock<mpsc::Sender<Seed>>,
 }
@@ -87,10 +87,15 @@ impl Readers {
 }
 
 impl Reseed {
-    /// `sources` are the names of the sources in their order.
-    pub fn new(targets: Vec<Arc<dyn BlockStore>>, sources: &[Arc<str>], places: Arc<Mutex<Places>>) -> Self {
+    /// For a race of these sources.
+    pub fn new(
+        targets: Vec<Arc<dyn BlockStore>>,
+        sources: &[Arc<Source>],
+        places: Arc<Mutex<Places>>,
+    ) -> Self {
         let target = |store: Arc<dyn BlockStore>| {
-            let source = sources.iter().position(|name| **name == *store.name());
+            let named = |source: &Arc<Source>| *source.name == *store.name();
+            let source = sources.iter().position(named).map(|place| (place, sources[place].clone()));
             Target { store, source, queue: OnceLock::new() }
         };
         Self { targets: targets.into_iter().map(target).collect(), places, readers: Arc::default() }
@@ -105,8 +110,9 @@ impl Reseed {
     /// A block came from a source; targets that may lack it get it when there is time.
     pub fn offer(&self, reference: Reference, block: &Block, from: usize, lacked_by: impl Fn(usize) -> bool) {
         for target in &self.targets {
-            let lacked = target.source.is_some_and(&lacked_by);
-            if target.source.is_none_or(|source| source < from) || lacked {
+            let place = target.source.as_ref().map(|(place, _)| *place);
+            let lacked = place.is_some_and(&lacked_by);
+            if place.is_none_or(|place| place < from) || lacked {
                 let Some(queue) = self.queue(target) else { continue };
                 // When it is full, or the target takes nothing, the block is left out.
                 let _ = queue.try_send(Seed { reference, block: block.clone(), lacked });
@@ -120,7 +126,7 @@ impl Reseed {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let gardener = Gardener {
                 store: target.store.clone(),
-                source: target.source,
+                source: target.source.clone(),
                 places: self.places.clone(),
                 readers: self.readers.clone(),
             };
@@ -133,7 +139,7 @@ impl Reseed {
 /// Puts what is in the queue of one target, until the race is gone or the target refuses.
 struct Gardener {
     store: Arc<dyn BlockStore>,
-    source: Option<usize>,
+    source: Option<(usize, Arc<Source>)>,
     places: Arc<Mutex<Places>>,
     readers: Arc<Readers>,
 }
@@ -166,8 +172,9 @@ impl Gardener {
         if seed.lacked || !self.store.has(&seed.reference).await? {
             self.store.put(&seed.reference, seed.block).await?;
         }
-        if let Some(source) = self.source {
-            self.places.lock().unwrap_or_else(PoisonError::into_inner).has_now(&seed.reference, source);
+        if let Some((place, source)) = &self.source {
+            source.was_given();
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).has_now(&seed.reference, *place);
         }
         Ok(())
     }

@@ -210,6 +210,11 @@ impl Source {
         !state.skipped.is_multiple_of(SAMPLE)
     }
 
+    /// A block was put to the source, so it may have more of what it lacked.
+    pub fn was_given(&self) {
+        self.state().lacked_in_row = 0;
+    }
+
     pub fn hedge_won(&self) {
         self.state().hedges_won += 1;
     }

@@ -98,7 +98,6 @@ async fn retry_after_is_followed() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_flaps_costs_little_and_harms_nobody() {
     let ([first, second], race) = far().await;
-    let begun = Instant::now();
     let mut worst = Duration::ZERO;
     let mut slow = 0;
     for number in 0..3000_u32 {
@@ -110,7 +109,8 @@ async fn a_source_that_flaps_costs_little_and_harms_nobody() {
         tokio::time::sleep(100 * MS).await;
     }
     assert!(worst <= Duration::from_millis(1020), "{worst:?}");
-    assert!(slow <= 15, "{slow} of 3000 in {:?}", begun.elapsed());
+    // It falls silent 25 times, and costs one request each time at the most.
+    assert!(slow <= 25, "{slow} of 3000");
     assert!(second.asked() > 1000);
 }
 
