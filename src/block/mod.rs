@@ -26,7 +26,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
-pub use cache::Cache;
+pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
 pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
