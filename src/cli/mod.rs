@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod cache;
 mod cat;
 mod demo;
 mod get;
@@ -61,6 +62,8 @@ enum Command {
     Mount(mount::Mount),
     /// Serve blocks, and what catalogs list, over HTTP
     Serve(serve::Serve),
+    /// Look after the disk cache
+    Cache(cache::Cache),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -153,6 +156,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Stat(stat) => stat.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
+        Command::Cache(cache) => cache.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
