@@ -37,14 +37,14 @@ fn entries(slots: &Slots) -> impl Iterator<Item = Seen> {
     })
 }
 
-fn bytes(seen: &Seen) -> u64 {
-    size_of(seen.place.entry).bytes() as u64
+fn bytes(place: Place) -> u64 {
+    size_of(place.entry).bytes() as u64
 }
 
 /// Blocks, pinned blocks and bytes of a cache.
 pub(super) fn count(slots: &Slots, is_pinned: impl Fn(&Reference) -> bool) -> (u64, u64, u64) {
     entries(slots).fold((0, 0, 0), |(blocks, pinned, total), seen| {
-        (blocks + 1, pinned + u64::from(is_pinned(&seen.reference)), total + bytes(&seen))
+        (blocks + 1, pinned + u64::from(is_pinned(&seen.reference)), total + bytes(seen.place))
     })
 }
 
@@ -92,14 +92,18 @@ impl Shared {
         };
         let pins = self.locked(PATIENCE, |locked| Ok(locked.pins.clone()))?;
         let clock = self.clock.load(Relaxed);
-        let mut seen: Vec<_> =
-            entries(&attached.slots).filter(|seen| !pins.contains(&seen.reference)).collect();
-        let held: u64 = entries(&attached.slots).map(|seen| bytes(&seen)).sum();
+        let (mut held, mut spared) = (0, Vec::new());
+        for seen in entries(&attached.slots) {
+            held += bytes(seen.place);
+            if !pins.contains(&seen.reference) {
+                spared.push((seen.place, seen.word));
+            }
+        }
         let lacking = self.space(&attached.slots).min(0).unsigned_abs();
         let goal = to.map_or(0, |to| held.saturating_sub(to)).max(lacking);
-        seen.sort_unstable_by_key(|seen| (seen.word.is_used(), seen.word.time(clock)));
+        spared.sort_unstable_by_key(|(_, word)| (word.is_used(), word.time(clock)));
         let mut collected = Collected::default();
-        for step in seen.chunks(STEP) {
+        for step in spared.chunks(STEP) {
             if collected.bytes >= goal {
                 break;
             }
@@ -113,33 +117,35 @@ impl Shared {
         Ok(collected)
     }
 
-    fn evict(&self, locked: &Locked<'_>, step: &[Seen], goal: u64) -> Result<Collected, DiskError> {
+    fn evict(&self, locked: &Locked<'_>, step: &[(Place, Word)], goal: u64) -> Result<Collected, DiskError> {
         let mut freed = Collected::default();
+        let slots = locked.slots;
         let failed = |error| self.failed("give back space of", &self.path, error);
-        for seen in step {
+        // The cache may have got another size since they were seen.
+        for &(place, word) in step.iter().filter(|(place, _)| place.bucket < slots.layout().buckets()) {
             if freed.bytes >= goal {
                 break;
             }
-            let Ok(Some(page)) = locked.slots.page(seen.place.bucket, Wait::Yes) else { continue };
-            let is_same = page.reference(seen.place.entry) == Some(seen.reference)
-                && page.word(seen.place.entry) == seen.word;
-            if !is_same || locked.is_pinned(&seen.reference) {
+            let Ok(Some(page)) = slots.page(place.bucket, Wait::Yes) else { continue };
+            // Used or replaced meanwhile, or pinned.
+            let is_same = page.word(place.entry) == word;
+            if !is_same || page.reference(place.entry).is_none_or(|reference| locked.is_pinned(&reference)) {
                 continue;
             }
-            match size_of(seen.place.entry) {
+            match size_of(place.entry) {
                 BlockSize::Large => {
-                    locked.slots.clear(seen.place, Word::HOLE).map_err(failed)?;
-                    locked.slots.punch(seen.place).map_err(failed)?;
+                    slots.clear(place, Word::HOLE).map_err(failed)?;
+                    slots.punch(place).map_err(failed)?;
                 }
                 BlockSize::Small => {
-                    locked.slots.clear(seen.place, Word::EMPTY).map_err(failed)?;
-                    if !page.blocks().any(|(entry, ..)| entry >= LARGE && entry != seen.place.entry) {
-                        locked.slots.punch_small(seen.place.bucket).map_err(failed)?;
+                    slots.clear(place, Word::EMPTY).map_err(failed)?;
+                    if !page.blocks().any(|(entry, ..)| entry >= LARGE && entry != place.entry) {
+                        slots.punch_small(place.bucket).map_err(failed)?;
                     }
                 }
             }
             freed.evicted += 1;
-            freed.bytes += bytes(seen);
+            freed.bytes += bytes(place);
         }
         Ok(freed)
     }
@@ -178,7 +184,7 @@ impl Shared {
             if step % STEP == 0 && self.queue.is_closed() {
                 return Err(DiskError::Busy { dir: self.path.clone() });
             }
-            let bytes = bytes(seen) as i64;
+            let bytes = bytes(seen.place) as i64;
             if self.space(locked.slots) < bytes {
                 break;
             }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Batches that wait for the disk at a time: enough to keep its queue filled, few enough to leave threads to others.
-const BATCHES: usize = 8;
+pub(super) const BATCHES: usize = 8;
 
 type Answer = (Reference, Result<Block, Error>);
 
@@ -147,7 +147,7 @@ impl BlockStore for Disk {
                 .map(move |(reference, block)| (reference, block.ok_or_else(|| self.not_found(reference))));
             stream::iter(hits).chain(waited)
         });
-        stream::iter(absent).chain(near.flatten()).boxed()
+        stream::iter(absent).chain(near.flatten_unordered(BATCHES)).boxed()
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {

@@ -4,6 +4,7 @@ use std::{io, sync::Arc, sync::atomic::Ordering::Relaxed};
 
 use super::{
     DiskError, Stored,
+    layout::PAGE,
     page::{Room, Rules, Word, room},
     queue::{Touch, Work},
     shared::{Locked, PATIENCE, Shared},
@@ -98,7 +99,7 @@ impl Shared {
             let how = Storing {
                 clock,
                 word: Word::stored(clock),
-                may_fill: self.space(locked.slots) >= block.len() as i64,
+                may_fill: self.space(locked.slots) >= footprint(block),
                 before: u64::MAX,
                 is_pinned: &|reference| locked.is_pinned(reference),
             };
@@ -109,7 +110,7 @@ impl Shared {
                     clock += 1;
                     stored.push(Stored::Written);
                     match placed {
-                        Placed::Free => self.take_space(block.len() as i64),
+                        Placed::Free => self.take_space(footprint(block)),
                         _ => drop(self.counts.evicted.fetch_add(1, Relaxed)),
                     }
                 }
@@ -188,6 +189,11 @@ impl Shared {
         }
         self.note(&work.touches);
     }
+}
+
+/// What a slot takes of the file system when it is first filled: whole pages, and perhaps one of the index.
+fn footprint(block: &[u8]) -> i64 {
+    (block.len().next_multiple_of(PAGE) + PAGE) as i64
 }
 
 /// Does what is queued until the queue is closed and empty.
