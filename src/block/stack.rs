@@ -146,6 +146,11 @@ impl Stack {
         }
     }
 
+    /// A block that is here, without asking a source. Waits for the disk, so not for an async thread.
+    pub fn held_block(&self, reference: &Reference) -> Option<Block> {
+        self.memory.peek(reference).or_else(|| self.disk.as_ref()?.get(reference))
+    }
+
     /// The blocks that are here, as a store: what neither memory nor disk has is not found. No source is asked.
     pub fn held(&self) -> Arc<dyn BlockStore> {
         Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone() })
