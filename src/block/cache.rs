@@ -251,6 +251,10 @@ impl BlockStore for Cache {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
 }
 
 #[cfg(test)]
