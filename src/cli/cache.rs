@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::disk::directory;
 use super::{Session, Usage, print};
 use crate::block::Disk;
 use crate::config::Size;
@@ -67,8 +68,7 @@ impl Cache {
     }
 
     fn dir(&self, session: &Session) -> anyhow::Result<PathBuf> {
-        let home = || Some(session.environment.cache_home.as_ref()?.join("erisfs/blocks"));
-        let dir = self.dir.clone().or_else(|| session.config.cache.dir.clone()).or_else(home);
+        let dir = directory(session, self.dir.as_deref());
         Ok(dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?)
     }
 }

@@ -5,6 +5,7 @@
 //! missing, the tests that need it fail with the sentence that the program prints.
 
 mod cache;
+mod config;
 mod demo;
 mod faults;
 #[path = "../support/noise.rs"]
@@ -13,6 +14,7 @@ mod process;
 mod put_get;
 mod scratch;
 mod session;
+mod status;
 mod traffic;
 mod trees;
 mod usage;
