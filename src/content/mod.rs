@@ -6,11 +6,13 @@
 
 mod flights;
 mod frames;
+mod inventory;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
 pub use frames::{FrameCache, decode_frame};
+pub use inventory::{Batch, Inventory, Leaf, Lost};
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};
 

@@ -25,16 +25,16 @@ pub struct Limits {
 /// One ERIS content, opened: its length is known and its last block was checked.
 #[derive(Debug)]
 pub struct Content {
-    fetch: Arc<Fetch>,
-    id: u64,
-    capability: ReadCapability,
-    layout: Layout,
-    top: Top,
-    length: u64,
+    pub(super) fetch: Arc<Fetch>,
+    pub(super) id: u64,
+    pub(super) capability: ReadCapability,
+    pub(super) layout: Layout,
+    pub(super) top: Top,
+    pub(super) length: u64,
 }
 
 #[derive(Debug)]
-enum Top {
+pub(super) enum Top {
     Node(Arc<Node>),
     Leaf(Bytes),
 }
@@ -146,7 +146,11 @@ impl Content {
     }
 
     /// The decoded nodes at `positions`, from memory or fetched together.
-    async fn nodes(&self, positions: &[Position], deadline: Deadline) -> Result<Vec<Arc<Node>>, Error> {
+    pub(super) async fn nodes(
+        &self,
+        positions: &[Position],
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<Node>>, Error> {
         let mut nodes: Vec<Option<Arc<Node>>> =
             positions.iter().map(|at| self.fetch.node(&self.key(at))).collect();
         let mut missing: HashMap<Reference, Vec<usize>> = HashMap::new();
@@ -246,7 +250,7 @@ impl Content {
     }
 }
 
-fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
+pub(super) fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
     let content = Name::from(capability);
     move |source| Error::Decode { content, source: Box::new(source) }
 }
