@@ -7,6 +7,7 @@
 mod cache;
 mod counted;
 mod dir;
+mod disk;
 mod error;
 mod every;
 mod fault;
@@ -28,6 +29,7 @@ use crate::eris::{BlockSize, Reference};
 pub use cache::Cache;
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
+pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
