@@ -7,7 +7,8 @@
 //! 2. [`block`]: who can give me block R? One file a carrier; hashing, caching, retrying are decorators.
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
 //! 4. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
-//! 5. [`fuse`], [`serve`], [`publish`]: the kernel's way in, HTTP's, and the way into block stores.
+//! 5. [`fuse`], [`serve`], [`publish`], [`offline`]: the kernel's way in, HTTP's, the way into block stores, and the
+//!    way onto this disk.
 //! 6. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
 //!
 //! One `read(2)` of a cold file: [`fuse`] polls [`tree::Tree::read`], which finds the object of the inode
@@ -24,6 +25,7 @@ pub mod content;
 pub mod eris;
 pub mod fuse;
 pub mod nar;
+pub mod offline;
 pub mod publish;
 pub mod serve;
 pub mod store;

@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -22,14 +22,15 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("content", &["block", "compress", "eris", "nar"]),
     ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
     ("fuse", &["content", "tree"]),
+    ("offline", &["block", "content", "eris", "store", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
     ("serve", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
     ("config", &[]),
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "eris", "fuse", "nar", "publish", "serve", "store",
-            "tree",
+            "block", "compress", "config", "content", "eris", "fuse", "nar", "offline", "publish", "serve",
+            "store", "tree",
         ],
     ),
 ];

@@ -42,6 +42,8 @@ pub struct Lost {
     pub reference: Reference,
     /// Bytes of the content below it that were asked after.
     pub bytes: u64,
+    /// Blocks that hold them, the node itself included.
+    pub blocks: u64,
     /// Why.
     pub error: Error,
 }
@@ -156,17 +158,36 @@ impl Inventory {
     }
 
     fn lose(&self, at: &Position, error: Error, batch: &mut Batch) {
-        batch.lost.push(Lost { reference: at.reference, bytes: self.bytes_below(at), error });
+        let span = self.span(at);
+        let blocks = (0..=at.level).map(|level| {
+            let each = self.bytes_under(level);
+            span.end.div_ceil(each).saturating_sub(span.start / each)
+        });
+        // A node whose only leaf is padding holds no byte.
+        let blocks = blocks.fold(0, u64::saturating_add).max(1);
+        let lost = Lost { reference: at.reference, bytes: self.bytes_below(at), blocks, error };
+        batch.lost.push(lost);
     }
 
     /// Bytes of the range below a block.
     fn bytes_below(&self, at: &Position) -> u64 {
-        let (block, arity) =
-            (self.content.layout.block_size(), self.content.layout.block_size().arity() as u64);
-        let each = arity.saturating_pow(at.level.into()).saturating_mul(block.bytes() as u64);
+        let span = self.span(at);
+        span.end - span.start
+    }
+
+    /// The part of the range that is below a block.
+    fn span(&self, at: &Position) -> Range<u64> {
+        let each = self.bytes_under(at.level);
         let start = at.index.saturating_mul(each);
-        let end = start.saturating_add(each);
-        end.min(self.range.end).saturating_sub(start.max(self.range.start))
+        let end = start.saturating_add(each).min(self.range.end);
+        let start = start.max(self.range.start);
+        start..end.max(start)
+    }
+
+    /// Bytes below a full node of a level.
+    fn bytes_under(&self, level: u8) -> u64 {
+        let block_size = self.content.layout.block_size();
+        (block_size.arity() as u64).saturating_pow(level.into()).saturating_mul(block_size.bytes() as u64)
     }
 }
 
@@ -268,7 +289,7 @@ mod tests {
         let content = open(faulty, capability).await;
         let (references, bytes, lost) = walk(content.inventory(0..u64::MAX)).await;
         assert_eq!(lost.len(), 1);
-        assert_eq!((lost[0].reference, lost[0].bytes), (victim.reference, 16 * 1024));
+        assert_eq!((lost[0].reference, lost[0].bytes, lost[0].blocks), (victim.reference, 16 * 1024, 17));
         assert_eq!(bytes, 1_000_000 - 16 * 1024);
         assert_eq!(references.len(), blocks.len() - 17);
         let (_, bytes, lost) = walk(content.inventory(20_000..40_000)).await;
