@@ -115,6 +115,7 @@ impl Http {
         let client = client(headers, patience).map_err(|error| Error::Unavailable {
             reference: None,
             store: Arc::clone(&name),
+            retry_after: None,
             source: Arc::new(error),
         })?;
         let permits = Semaphore::new(IN_FLIGHT);
@@ -207,7 +208,7 @@ impl Http {
                     || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) =>
             {
                 let source = Arc::new(NotNow(status));
-                Error::Unavailable { reference: Some(*reference), store, source }
+                Error::Unavailable { reference: Some(*reference), store, retry_after: None, source }
             }
             status => Error::Refused { store, reason: Refusal::Status(status.as_u16()) },
         }
@@ -222,7 +223,12 @@ impl Http {
             return self.timed_out(&reference, self.patience.connect);
         }
         // The address may be that of a redirect, with a secret in it.
-        Error::Unavailable { reference: Some(reference), store, source: Arc::new(error.without_url()) }
+        Error::Unavailable {
+            reference: Some(reference),
+            store,
+            retry_after: None,
+            source: Arc::new(error.without_url()),
+        }
     }
 
     fn timed_out(&self, reference: &Reference, after: Duration) -> Error {
@@ -354,6 +360,10 @@ impl BlockStore for Http {
 
     fn concurrency(&self) -> usize {
         IN_FLIGHT
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 }
 

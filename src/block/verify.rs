@@ -94,6 +94,10 @@ impl BlockStore for Verify {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
 }
 
 impl Verify {

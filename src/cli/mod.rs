@@ -15,8 +15,10 @@ mod view;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -24,7 +26,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::block::{self, BlockStore};
-use crate::config::Environment;
+use crate::config::{Config, Environment, parse_duration};
 use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
@@ -34,6 +36,9 @@ struct Cli {
     /// Say more on stderr (-vv: more still); RUST_LOG, if set, decides alone
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Read this config file and no other [default: the user's over /etc/erisfs/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,16 +69,18 @@ enum Command {
 #[derive(Debug, Args)]
 struct Blocks {
     /// A block store, in order of preference: dir:PATH, sqlite:PATH, http(s)://HOST/
-    /// [default: those in ERISFS_BLOCKS]
+    /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
 }
 
 impl Blocks {
     fn urls<'a>(&'a self, session: &'a Session) -> anyhow::Result<&'a [String]> {
-        let urls = if self.urls.is_empty() { &session.environment.blocks } else { &self.urls };
+        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
         if urls.is_empty() {
-            return Err(Usage("no block store: give --blocks URL, or set ERISFS_BLOCKS".into()).into());
+            let reason =
+                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
+            return Err(Usage(reason.into()).into());
         }
         Ok(urls)
     }
@@ -99,6 +106,7 @@ fn opened(store: Result<Arc<dyn BlockStore>, block::Error>) -> anyhow::Result<Ar
 /// What every command gets.
 struct Session {
     environment: Environment,
+    config: Config,
     runtime: Runtime,
 }
 
@@ -119,7 +127,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::read();
     start_log(&environment, cli.verbose);
-    match run(cli.command, environment) {
+    match run(cli, environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -132,10 +140,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, environment: Environment) -> anyhow::Result<()> {
+fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
+    let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
-    let context = Session { environment, runtime };
-    let result = match command {
+    let context = Session { environment, config, runtime };
+    let result = match cli.command {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
         Command::Publish(publish) => publish.run(&context),
@@ -176,6 +185,15 @@ fn explain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// A time to wait, as a flag names it: seconds, or with a unit.
+fn patience(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("more than nothing is needed".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A line of result. A reader that has seen enough (`| head`) is no error.

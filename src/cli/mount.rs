@@ -39,7 +39,12 @@ pub(super) struct Mount {
 
 impl Mount {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let options = Options::parse(self.options.iter().map(String::as_str))
+        let config = &session.config;
+        let mut defaults = Options::default();
+        defaults.timeout = config.deadlines.read;
+        defaults.metrics.clone_from(&config.metrics.listen);
+        let options = defaults
+            .with(self.options.iter().map(String::as_str))
             .map_err(|error| Usage(error.to_string()))?;
         match self.foreground || self.background {
             true => session.runtime.block_on(self.serve(session, &options)),
@@ -50,7 +55,11 @@ impl Mount {
     async fn serve(&self, session: &Session, options: &Options) -> anyhow::Result<()> {
         // Before mounting: a signal in between must not leave the mount behind.
         let mut signals = Signals::catch()?;
-        let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
+        let settings = Settings {
+            symlinks: options.symlinks,
+            frame_bytes: session.config.cache.frames.bytes(),
+            ..Settings::default()
+        };
         let tree = tokio::select! {
             tree = self.view.open(session, settings, options.timeout) => tree?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),

@@ -3,6 +3,7 @@ use clap::Args;
 
 use super::view::View;
 use super::{Session, Signals, Usage};
+use crate::config::is_address;
 use crate::serve::{Limits, PutPolicy, Server, Service, Token};
 use crate::tree::Settings;
 
@@ -23,8 +24,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let port = self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() {
+        if !is_address(&self.listen) {
             return Err(Usage(format!(
                 "--listen {}: HOST:PORT expected, for example 127.0.0.1:8080",
                 self.listen
@@ -37,13 +37,14 @@ impl Serve {
 
     async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
+        let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
         let tree = tokio::select! {
-            tree = self.view.open(session, Settings::default(), Limits::default().fetch) => tree?,
+            tree = self.view.open(session, settings, Limits::default().fetch) => tree?,
             () = signals.any() => return Ok(()),
         };
         let store = tree.store().clone();
         let limits = Limits { connections: self.max_connections.into(), ..Limits::default() };
-        let tree = (!self.view.has_no_catalog()).then_some(tree);
+        let tree = (!self.view.catalogs(session).is_empty()).then_some(tree);
         let server = Server::bind(&self.listen, Service { store, tree, put, limits }).await;
         let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
         eprintln!("listening on http://{}/", server.local_addr());

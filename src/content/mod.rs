@@ -11,7 +11,7 @@ mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
-pub use frames::{FrameCache, decode_frame};
+pub use frames::{FrameCache, FramesStatus, decode_frame};
 pub use inventory::{Batch, Inventory, Leaf, Lost};
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};

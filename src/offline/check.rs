@@ -20,6 +20,7 @@ const WAIT: Duration = Duration::from_secs(60);
 
 /// What of one store path, or of a part of it, is on this disk.
 #[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Held {
     /// `HASH-NAME`, or `HASH-NAME/PATH`.
     pub name: String,
@@ -46,6 +47,7 @@ impl Held {
 
 /// What of several store paths is on this disk.
 #[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Each store path.
     pub paths: Vec<Held>,
