@@ -2,10 +2,13 @@
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
 mod cat;
+mod check;
 mod demo;
 mod get;
 mod ls;
 mod mount;
+mod offline;
+mod prefetch;
 mod publish;
 mod put;
 mod serve;
@@ -57,6 +60,10 @@ enum Command {
     Cat(cat::Cat),
     /// Tell what a store path or a file in it is
     Stat(stat::Stat),
+    /// Bring store paths into the disk cache
+    Prefetch(prefetch::Prefetch),
+    /// Tell whether store paths are complete in the disk cache, without any network
+    Check(check::Check),
     /// Show the store paths of catalogs as directories
     Mount(mount::Mount),
     /// Serve blocks, and what catalogs list, over HTTP
@@ -151,6 +158,8 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Ls(ls) => ls.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Stat(stat) => stat.run(&context),
+        Command::Prefetch(prefetch) => prefetch.run(&context),
+        Command::Check(check) => check.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
         Command::Demo(demo) => demo.run(&context),

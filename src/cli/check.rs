@@ -1,0 +1,41 @@
+use clap::Args;
+use serde_json::json;
+
+use super::offline::{Local, absent_line, line, outcome};
+use super::{Session, print};
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    local: Local,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        let offline = self.local.open(session)?;
+        let report = session.runtime.block_on(offline.check(&self.local.paths, self.local.closure))?;
+        let total = report.total();
+        if self.json {
+            print(json!({
+                "complete": report.is_complete(),
+                "paths": report.paths,
+                "absent": report.absent,
+                "total": total,
+            }))?;
+            return outcome(&report);
+        }
+        for held in &report.paths {
+            print(line(held))?;
+        }
+        for absent in &report.absent {
+            print(absent_line(absent))?;
+        }
+        if report.paths.len() > 1 {
+            print(line(&total))?;
+        }
+        outcome(&report)
+    }
+}
