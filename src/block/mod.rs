@@ -17,6 +17,7 @@ mod memory;
 mod race;
 mod retry;
 mod sqlite;
+mod stack;
 mod verify;
 
 use std::{fmt, sync::Arc};
@@ -39,6 +40,7 @@ pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
 pub use sqlite::Sqlite;
+pub use stack::{DiskStatus, Held, Stack, StackSettings, StackStatus};
 pub use verify::Verify;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.

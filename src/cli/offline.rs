@@ -8,7 +8,8 @@ use anyhow::anyhow;
 use clap::Args;
 use indicatif::HumanBytes;
 
-use super::{Session, Usage, disk_cache, patience};
+use super::{Session, Usage, patience};
+use crate::block::{Disk, DiskSettings};
 use crate::eris::ReadCapability;
 use crate::offline::{Absent, Held, Offline, Report};
 
@@ -44,8 +45,17 @@ impl Local {
             urn.parse::<ReadCapability>().map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let catalogs = parsed.collect::<Result<Vec<_>, _>>()?;
-        let disk = disk_cache(session, self.cache.as_deref())?;
+        let disk = self.disk(session)?;
         Ok(Offline::new(disk, catalogs, self.timeout.unwrap_or(session.config.deadlines.read)))
+    }
+
+    fn disk(&self, session: &Session) -> anyhow::Result<Disk> {
+        let config = &session.config.cache;
+        let home = || Some(session.environment.cache_home.as_ref()?.join("erisfs/blocks"));
+        let dir = self.cache.clone().or_else(|| config.dir.clone()).or_else(home);
+        let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
+        let size = config.size.map_or(20 << 30, |size| size.0);
+        Ok(Disk::open(&dir, DiskSettings { size, free_floor: config.free_floor.0 })?)
     }
 }
 

@@ -66,7 +66,11 @@ impl Bring {
             eprintln!("{}: {} blocks or more could not be had: {}", loss.name, loss.blocks, loss.reason);
         }
         done.report.absent.iter().for_each(|absent| eprintln!("{}", absent_line(absent)));
-        done.report.paths.iter().filter(|held| !held.is_complete()).for_each(|held| eprintln!("{}", line(held)));
+        done.report
+            .paths
+            .iter()
+            .filter(|held| !held.is_complete())
+            .for_each(|held| eprintln!("{}", line(held)));
         if done.dropped > 0 {
             eprintln!(
                 "the cache did not keep {} blocks: see `erisfs cache stat` for its size and state",

@@ -211,11 +211,11 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_file_and_line() {
         let dir = tempfile::tempdir().unwrap();
-        let file = written(dir.path(), "wrong.toml", "[cache]\nsize = \"5G\"\nfloor = \"1G\"\n");
+        let file = written(dir.path(), "wrong.toml", "[cache]\nsize = \"5G\"\nfree_floor = \"1G\"\n");
         let error = Config::default().read(&file).unwrap_err().to_string();
         assert_eq!(
             error,
-            format!("{}, line 3: `cache.floor` is no key: perhaps `cache.free-floor`?", file.display())
+            format!("{}, line 3: `cache.free_floor` is no key: perhaps `cache.free-floor`?", file.display())
         );
     }
 }

@@ -20,7 +20,7 @@ pub use error::Error;
 pub use inode::Inode;
 pub use object::{Expected, Fault, Object};
 pub use read_dir::DirEntry;
-pub use view::Tree;
+pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 /// What `stat` says of a node.
