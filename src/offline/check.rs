@@ -17,6 +17,8 @@ use crate::tree::{self, Object};
 
 /// The disk alone is asked: it answers or fails by itself.
 const WAIT: Duration = Duration::from_secs(60);
+/// What is said of a part that a store path does not have.
+pub(super) const NO_FILE: &str = "there is no such file in it";
 
 /// What of one store path, or of a part of it, is on this disk.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -112,7 +114,7 @@ impl Holding {
         if let Some(below) = &item.below {
             match Object::open(fetch.clone(), capability, expected.clone(), Deadline::after(WAIT)).await {
                 Ok(object) => {
-                    let node = object.listing().resolve(below).ok_or("there is no such file in it")?;
+                    let node = object.listing().resolve(below).ok_or(NO_FILE)?;
                     let content = object.content().clone();
                     self.blocks.extend(keep.asked());
                     return self.walk(disk, content.inventory(object.encoded_range(node))).await;

@@ -10,18 +10,19 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::NODE_BYTES;
+use super::check::NO_FILE;
 use super::keep::{Keep, Source};
 use super::select::Item;
 use crate::block::{self, Disk};
-use crate::content::{Content, Deadline, Fetch, Inventory, Leaf, Limits};
+use crate::content::{self, Content, Deadline, Fetch, Inventory, Leaf, Limits};
 use crate::tree::{self, Object};
 
 /// Contents that are walked at a time: small ones cost round trips and hardly a byte.
 const WALKS: usize = 8;
 /// Leaves that were found and for which there was no room in flight yet.
 const QUEUE: usize = 1024;
-/// So many blocks of a content in a row that nobody gives just now, and no more of it is asked for.
-const PATIENCE: u64 = 64;
+/// So many failures in a row that only the network is to blame for, and no more is asked for.
+const PATIENCE: u64 = 32;
 /// So many blocks that the cache did not keep, and it is no use to go on.
 const DROPS: u64 = 64;
 
@@ -112,13 +113,9 @@ struct Job {
 struct Losses(Mutex<HashMap<usize, Loss>>);
 
 impl Losses {
-    fn add(&self, part: usize, name: &str, blocks: u64, reason: impl ToString) {
+    fn add(&self, part: usize, name: &str, blocks: u64, reason: String) {
         let mut losses = self.0.lock().expect("no panic while held");
-        let loss = losses.entry(part).or_insert_with(|| Loss {
-            name: name.to_owned(),
-            blocks: 0,
-            reason: reason.to_string(),
-        });
+        let loss = losses.entry(part).or_insert(Loss { name: name.to_owned(), blocks: 0, reason });
         loss.blocks += blocks;
     }
 
@@ -134,13 +131,51 @@ struct Course<'a> {
     observer: &'a dyn Observer,
     names: Vec<String>,
     losses: Losses,
-    /// For each part, how many blocks in a row failed by no fault of their own.
-    silent: Vec<AtomicU64>,
+    /// How many failures in a row only the network is to blame for.
+    outages: AtomicU64,
 }
 
 impl Course<'_> {
-    fn is_hopeless(&self, part: usize) -> bool {
-        self.silent[part].load(Relaxed) >= PATIENCE
+    fn lose(&self, part: usize, blocks: u64, failure: Failure) {
+        if failure.is_outage {
+            self.outages.fetch_add(1, Relaxed);
+        }
+        self.losses.add(part, &self.names[part], blocks, failure.reason);
+    }
+}
+
+/// Why something could not be had.
+struct Failure {
+    reason: String,
+    /// Whether it might be had at another time.
+    is_outage: bool,
+}
+
+impl From<block::Error> for Failure {
+    fn from(error: block::Error) -> Self {
+        let is_outage = !matches!(error, block::Error::NotFound { .. } | block::Error::Corrupt { .. });
+        Failure { reason: error.to_string(), is_outage }
+    }
+}
+
+impl From<content::Error> for Failure {
+    fn from(error: content::Error) -> Self {
+        match error {
+            content::Error::Block(error) => error.into(),
+            error => {
+                let is_outage = matches!(error, content::Error::TimedOut { .. });
+                Failure { reason: error.to_string(), is_outage }
+            }
+        }
+    }
+}
+
+impl From<tree::Error> for Failure {
+    fn from(error: tree::Error) -> Self {
+        match error {
+            tree::Error::Read { source, .. } => source.into(),
+            error => Failure { reason: error.to_string(), is_outage: false },
+        }
     }
 }
 
@@ -155,7 +190,7 @@ impl Pull<'_> {
             observer,
             names: names.collect(),
             losses: Losses::default(),
-            silent: parts.iter().map(|_| AtomicU64::new(0)).collect(),
+            outages: AtomicU64::new(0),
         };
         let (sender, jobs) = mpsc::channel(QUEUE);
         let walks = async {
@@ -171,9 +206,12 @@ impl Pull<'_> {
 
     /// Finds the leaves of a part that are not here; the nodes come along.
     async fn walk(&self, number: usize, part: &Part, course: &Course<'_>, jobs: &mpsc::Sender<Job>) {
+        if self.is_hopeless(course) {
+            return;
+        }
         let (keep, mut inventory) = match self.open(part).await {
             Ok(opened) => opened,
-            Err(reason) => return course.losses.add(number, &course.names[number], 1, reason),
+            Err(failure) => return course.lose(number, 1, failure),
         };
         if let Part::Item(item) = part {
             let bytes = inventory.range_bytes();
@@ -181,14 +219,14 @@ impl Pull<'_> {
         }
         while let Some(batch) = inventory.next(Deadline::after(self.wait)).await {
             for lost in batch.lost {
-                course.losses.add(number, &course.names[number], lost.blocks, lost.error);
+                course.lose(number, lost.blocks, lost.error.into());
             }
             for leaf in batch.leaves {
                 if self.disk.contains(&leaf.reference) {
                     course.observer.observe(Event::Here { bytes: leaf.bytes });
                     continue;
                 }
-                if course.is_hopeless(number) || self.is_useless() {
+                if self.is_hopeless(course) {
                     return;
                 }
                 if jobs.send(Job { part: number, leaf, keep: keep.clone() }).await.is_err() {
@@ -200,7 +238,7 @@ impl Pull<'_> {
     }
 
     /// Opens a part, which brings the blocks that opening takes.
-    async fn open(&self, part: &Part) -> Result<(Arc<Keep>, Inventory), String> {
+    async fn open(&self, part: &Part) -> Result<(Arc<Keep>, Inventory), Failure> {
         let deadline = Deadline::after(self.wait);
         let through = |block_size| {
             let keep = Arc::new(Keep::new(self.disk.clone(), Some(self.source.clone()), block_size));
@@ -213,18 +251,16 @@ impl Pull<'_> {
             }
             Part::Item(item) => item,
         };
-        let bound = tree::binding(&item.path, item.facts, &item.narinfo);
-        let (capability, expected) = bound.map_err(|error| error.to_string())?;
+        let (capability, expected) = tree::binding(&item.path, item.facts, &item.narinfo)?;
         let (keep, fetch) = through(capability.block_size);
         let Some(below) = &item.below else {
             let limits = Limits { length: expected.limit, tail: 0 };
-            let content = Content::open(fetch, capability, limits, deadline).await;
-            let content = content.map_err(|error| error.to_string())?;
+            let content = Content::open(fetch, capability, limits, deadline).await?;
             return Ok((keep, Arc::new(content).inventory(0..u64::MAX)));
         };
-        let object = Object::open(fetch, capability, expected, deadline).await;
-        let object = object.map_err(|error| error.to_string())?;
-        let node = object.listing().resolve(below).ok_or("there is no such file in it")?;
+        let object = Object::open(fetch, capability, expected, deadline).await?;
+        let absent = || Failure { reason: NO_FILE.into(), is_outage: false };
+        let node = object.listing().resolve(below).ok_or_else(absent)?;
         Ok((keep, object.content().inventory(object.encoded_range(node))))
     }
 
@@ -258,20 +294,15 @@ impl Pull<'_> {
     fn land(&self, job: &Job, result: Result<(), block::Error>, course: &Course<'_>) {
         match result {
             Ok(()) => {
-                course.silent[job.part].store(0, Relaxed);
+                course.outages.store(0, Relaxed);
                 course.observer.observe(Event::Fetched { bytes: job.leaf.bytes });
             }
-            Err(error) => {
-                if !matches!(error, block::Error::NotFound { .. } | block::Error::Corrupt { .. }) {
-                    course.silent[job.part].fetch_add(1, Relaxed);
-                }
-                course.losses.add(job.part, &course.names[job.part], 1, error);
-            }
+            Err(error) => course.lose(job.part, 1, error.into()),
         }
     }
 
-    /// Whether the cache keeps nothing.
-    fn is_useless(&self) -> bool {
-        self.source.dropped.load(Relaxed) >= DROPS
+    /// Whether the network is gone, or the cache keeps nothing.
+    fn is_hopeless(&self, course: &Course<'_>) -> bool {
+        course.outages.load(Relaxed) >= PATIENCE || self.source.dropped.load(Relaxed) >= DROPS
     }
 }
