@@ -20,7 +20,7 @@ mod sqlite;
 mod stack;
 mod verify;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
@@ -97,7 +97,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -115,8 +115,14 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
+        "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
+        // It checks what it reads and what it is given.
+        "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
-        _ => Err(bad_url(url, "known are dir:PATH, sqlite:PATH, http://HOST/, https://HOST/ and memory:")),
+        _ => Err(bad_url(
+            url,
+            "known are dir:PATH, sqlite:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+        )),
     }
 }
 
@@ -160,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_store_is_refused_with_the_reason() {
-        for url in ["", "blocks", "dir:", "sqlite:", "memory:x", "ftp://host/", "http://", "https:"] {
+        for url in ["", "blocks", "dir:", "sqlite:", "cache:", "memory:x", "ftp://host/", "http://", "https:"]
+        {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
         assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "http://host/prefix", "memory:"] {
+        for url in ["dir:/a b/c", "sqlite:x.db", "cache:x", "http://host/prefix", "memory:"] {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");

@@ -13,7 +13,9 @@ pub struct DiskStat {
     pub pinned: u64,
     /// Bytes of the blocks that it holds.
     pub bytes: u64,
-    /// Bytes of disk that it never exceeds, the index included.
+    /// Bytes of disk that it takes, the index included.
+    pub on_disk: u64,
+    /// Bytes of disk that it never exceeds.
     pub size: u64,
     /// Bytes that it leaves free on the file system.
     pub free_floor: u64,
