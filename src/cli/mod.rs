@@ -4,6 +4,7 @@
 mod cat;
 mod check;
 mod demo;
+mod disk;
 mod get;
 mod ls;
 mod mount;
@@ -14,6 +15,7 @@ mod put;
 mod serve;
 mod signals;
 mod stat;
+mod status;
 mod view;
 
 use std::fmt::Display;
@@ -30,6 +32,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::block::{self, BlockStore};
 use crate::config::{Config, Environment, parse_duration};
+use crate::control::{self, Control, Daemon};
 use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
@@ -68,6 +71,8 @@ enum Command {
     Mount(mount::Mount),
     /// Serve blocks, and what catalogs list, over HTTP
     Serve(serve::Serve),
+    /// Tell how the mounts and servers of this user are doing
+    Status(status::Status),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -103,7 +108,7 @@ impl Blocks {
     }
 }
 
-fn opened(store: Result<Arc<dyn BlockStore>, block::Error>) -> anyhow::Result<Arc<dyn BlockStore>> {
+fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
     store.map_err(|error| match error {
         block::Error::BadUrl { .. } => Usage(error.to_string()).into(),
         error => error.into(),
@@ -162,6 +167,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Check(check) => check.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
+        Command::Status(status) => status.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
@@ -194,6 +200,13 @@ fn explain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// Answers `erisfs status` and its like for this process. That it cannot is no reason not to go on.
+fn listen(session: &Session, daemon: Daemon) -> Option<Control> {
+    let _entered = session.runtime.enter();
+    let dir = control::directory(session.environment.runtime_dir.as_deref());
+    Control::listen(&dir, daemon).inspect_err(|error| tracing::warn!("no control socket: {error}")).ok()
 }
 
 /// A time to wait, as a flag names it: seconds, or with a unit.

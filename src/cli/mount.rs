@@ -7,9 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
-use super::view::View;
-use super::{SaidAlready, Session, Signals, Usage};
+use super::view::{Opened, View};
+use super::{SaidAlready, Session, Signals, Usage, listen};
+use crate::control::{Daemon, Face};
 use crate::fuse::{Mounted, Options};
+use crate::metrics::Process;
+use crate::serve::Server;
 use crate::tree::Settings;
 
 /// What the process in the background says on its stdout once the mount is up.
@@ -60,12 +63,20 @@ impl Mount {
             frame_bytes: session.config.cache.frames.bytes(),
             ..Settings::default()
         };
-        let tree = tokio::select! {
-            tree = self.view.open(session, settings, options.timeout) => tree?,
+        let Opened { tree, stack } = tokio::select! {
+            opened = self.view.open(session, settings, options.timeout) => opened?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
         };
         let runtime = session.runtime.handle().clone();
-        let mounted = Mounted::new(tree, &self.mountpoint, options, runtime)?;
+        let mounted = Mounted::new(tree.clone(), &self.mountpoint, options, runtime)?;
+        let process = Process::new(stack, tree, mounted.requests().clone());
+        let place = mounted.mountpoint().to_string_lossy().into_owned();
+        let _control = listen(session, Daemon { face: Face::Mount, place, process: process.clone() });
+        if let Some(addr) = &options.metrics {
+            let server = Server::bind_metrics(addr, process).await;
+            let server = server.with_context(|| format!("cannot listen at {addr}"))?;
+            tokio::spawn(server.run(std::future::pending()));
+        }
         if self.background {
             rustix::process::setsid().context("cannot leave the terminal")?;
             println!("{READY}");

@@ -9,15 +9,14 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{Blocks, Session, Usage, patience};
-use crate::block::Cache;
+use super::disk::DiskFlags;
+use super::{Blocks, Session, Usage, opened, patience};
+use crate::block::{Stack, StackSettings};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
 use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 
-/// Memory for blocks as they travel.
-pub(super) const BLOCK_BYTES: usize = 32 << 20;
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
 
@@ -29,6 +28,14 @@ pub(super) struct View {
     /// A catalog that `publish` printed (repeatable, the first that lists a path wins) [default: those of the config]
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
+    #[command(flatten)]
+    disk: DiskFlags,
+}
+
+/// A view that is open, and the stores below it.
+pub(super) struct Opened {
+    pub(super) tree: Arc<Tree>,
+    pub(super) stack: Arc<Stack>,
 }
 
 /// A view that is looked into once, without a mount.
@@ -48,14 +55,14 @@ impl View {
         session: &Session,
         settings: Settings,
         timeout: Duration,
-    ) -> anyhow::Result<Arc<Tree>> {
+    ) -> anyhow::Result<Opened> {
         let capabilities = self.catalogs(session).iter().map(|urn| {
             let parsed = urn.parse::<ReadCapability>();
             parsed.map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let capabilities = capabilities.collect::<Result<Vec<_>, _>>()?;
-        let store = Arc::new(Cache::new(self.blocks.open(session)?, BLOCK_BYTES));
-        let fetch = Fetch::new(store, NODE_BYTES);
+        let stack = Arc::new(self.stack(session)?);
+        let fetch = Fetch::new(stack.store(), NODE_BYTES);
         let opened = capabilities
             .into_iter()
             .map(|capability| Catalog::open(fetch.clone(), capability, Deadline::after(timeout)));
@@ -66,7 +73,16 @@ impl View {
         {
             return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
         }
-        Ok(Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)))
+        Ok(Opened { tree: Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)), stack })
+    }
+
+    fn stack(&self, session: &Session) -> anyhow::Result<Stack> {
+        let settings = StackSettings {
+            memory_bytes: session.config.cache.memory.bytes(),
+            disk: self.disk.settings(session),
+            reseed: session.config.reseed.clone(),
+        };
+        opened(Stack::open(self.blocks.urls(session)?, settings))
     }
 
     /// The URNs of the catalogs that were given, here or in the config.
@@ -79,7 +95,7 @@ impl Look {
     /// Opens all catalogs.
     pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Arc<Tree>> {
         let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
-        self.view.open(session, settings, self.timeout(session)).await
+        Ok(self.view.open(session, settings, self.timeout(session)).await?.tree)
     }
 
     /// When to give up on something that begins now.

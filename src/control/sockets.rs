@@ -10,14 +10,15 @@ use super::Error;
 /// The name of the directory, in that of the user's session or of the system's for the user.
 const NAME: &str = "erisfs";
 
-/// The directory of this user's sockets: in `runtime_dir` (`XDG_RUNTIME_DIR`), else in `/run/user/UID`, else in `/tmp`.
+/// The directory of this user's sockets: in `runtime_dir` (`XDG_RUNTIME_DIR`) if it exists, else in
+/// `/run/user/UID`, else in `/tmp`.
 pub fn directory(runtime_dir: Option<&Path>) -> PathBuf {
     let uid = rustix::process::geteuid().as_raw();
     let session = PathBuf::from(format!("/run/user/{uid}"));
     match runtime_dir {
-        Some(dir) => dir.join(NAME),
-        None if session.is_dir() => session.join(NAME),
-        None => PathBuf::from(format!("/tmp/{NAME}-{uid}")),
+        Some(dir) if dir.is_dir() => dir.join(NAME),
+        _ if session.is_dir() => session.join(NAME),
+        _ => PathBuf::from(format!("/tmp/{NAME}-{uid}")),
     }
 }
 
