@@ -1,13 +1,20 @@
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
 
+use super::disk::directory;
 use super::offline::{Local, absent_line, line, outcome};
-use super::{Session, print};
+use super::{Session, Usage, print};
+use crate::block::Disk;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
     local: Local,
+    /// The disk cache [default: that of the config, else erisfs/blocks in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -15,7 +22,9 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let offline = self.local.open(session)?;
+        let dir = directory(session, self.cache.as_deref());
+        let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
+        let offline = self.local.open(session, Disk::open_existing(&dir)?)?;
         let report = session.runtime.block_on(offline.check(&self.local.paths, self.local.closure))?;
         let total = report.total();
         if self.json {

@@ -87,24 +87,36 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn urls<'a>(&'a self, session: &'a Session) -> anyhow::Result<&'a [String]> {
-        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
-        if urls.is_empty() {
+    fn urls(&self, session: &Session) -> anyhow::Result<Vec<String>> {
+        self.urls_if_any(session)?.ok_or_else(|| {
             let reason =
                 "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
-            return Err(Usage(reason.into()).into());
-        }
-        Ok(urls)
+            Usage(reason.into()).into()
+        })
+    }
+
+    /// The stores that were named anywhere; `cache:` alone is the disk cache of the user.
+    fn urls_if_any(&self, session: &Session) -> anyhow::Result<Option<Vec<String>>> {
+        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
+        let named = urls.iter().map(|url| match url.as_str() {
+            "cache:" => {
+                let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
+                own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
+            }
+            url => Ok(url.to_owned()),
+        });
+        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Some(named).filter(|urls| !urls.is_empty()))
     }
 
     /// The stores as one that is read, in order of preference.
     fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_all(self.urls(session)?))
+        opened(block::open_all(&self.urls(session)?))
     }
 
     /// The stores as one that is written: each of them gets every block.
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_every(self.urls(session)?))
+        opened(block::open_every(&self.urls(session)?))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What `prefetch`, `check` and `cache pin` share: which store paths, by which catalogs, in which cache.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -9,7 +8,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use super::{Session, Usage, patience};
-use crate::block::{Disk, DiskSettings};
+use crate::block::Disk;
 use crate::eris::ReadCapability;
 use crate::offline::{Absent, Held, Offline, Report};
 
@@ -19,9 +18,6 @@ pub(super) struct Local {
     /// A catalog that `publish` printed (repeatable, the first that lists a path wins) [default: those of the config]
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
-    /// The disk cache [default: that of the config, else erisfs/blocks in the user's cache directory]
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
     /// Also everything that the store paths refer to
     #[arg(long)]
     pub(super) closure: bool,
@@ -35,7 +31,7 @@ pub(super) struct Local {
 
 impl Local {
     /// The cache with the catalogs. Asks nobody yet.
-    pub(super) fn open(&self, session: &Session) -> anyhow::Result<Offline> {
+    pub(super) fn open(&self, session: &Session, disk: Disk) -> anyhow::Result<Offline> {
         let urns = if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs };
         if urns.is_empty() {
             let reason = "no catalog: give --catalog URN, or name `catalogs` in the config";
@@ -45,17 +41,7 @@ impl Local {
             urn.parse::<ReadCapability>().map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let catalogs = parsed.collect::<Result<Vec<_>, _>>()?;
-        let disk = self.disk(session)?;
         Ok(Offline::new(disk, catalogs, self.timeout.unwrap_or(session.config.deadlines.read)))
-    }
-
-    fn disk(&self, session: &Session) -> anyhow::Result<Disk> {
-        let config = &session.config.cache;
-        let home = || Some(session.environment.cache_home.as_ref()?.join("erisfs/blocks"));
-        let dir = self.cache.clone().or_else(|| config.dir.clone()).or_else(home);
-        let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
-        let size = config.size.map_or(20 << 30, |size| size.0);
-        Ok(Disk::open(&dir, DiskSettings { size, free_floor: config.free_floor.0 })?)
     }
 }
 

@@ -5,8 +5,10 @@ use anyhow::anyhow;
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::disk::DiskFlags;
 use super::offline::{Local, absent_line, line, outcome};
-use super::{Blocks, Session, Signals};
+use super::{Blocks, Session, Signals, Usage};
+use crate::block::Disk;
 use crate::config::Size;
 use crate::offline::{Event, Observer, Order, Prefetched};
 
@@ -28,6 +30,8 @@ pub(super) struct Bring {
     #[command(flatten)]
     blocks: Blocks,
     #[command(flatten)]
+    disk: DiskFlags,
+    #[command(flatten)]
     local: Local,
     /// Fetch at most so many bytes a second: 500K, 2M
     #[arg(long, value_name = "RATE", value_parser = rate)]
@@ -47,7 +51,9 @@ impl Bring {
 
     async fn bring(&self, session: &Session, pin: bool) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
-        let offline = self.local.open(session)?;
+        let no_cache = || Usage("no disk cache to fetch into: it is turned off, or there is no HOME".into());
+        let (dir, settings) = self.disk.settings(session).ok_or_else(no_cache)?;
+        let offline = self.local.open(session, Disk::open(&dir, settings)?)?;
         let store = self.blocks.open(session)?;
         let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };
         let progress = Progress::start();

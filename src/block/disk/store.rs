@@ -102,7 +102,7 @@ impl Disk {
 
     fn unavailable(&self, reference: Option<Reference>, reason: String) -> Error {
         let source = Arc::new(io::Error::other(reason));
-        Error::Unavailable { reference, store: self.handle.shared.name.clone(), source }
+        Error::Unavailable { reference, store: self.handle.shared.name.clone(), source, retry_after: None }
     }
 
     /// Keeps what is what it is said to be.
