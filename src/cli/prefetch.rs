@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) struct Prefetch {
     #[command(flatten)]
     bring: Bring,
+    #[command(flatten)]
+    disk: DiskFlags,
     /// Pin what was fetched: it stays until `cache unpin`
     #[arg(long)]
     pin: bool,
@@ -30,8 +32,6 @@ pub(super) struct Bring {
     #[command(flatten)]
     blocks: Blocks,
     #[command(flatten)]
-    disk: DiskFlags,
-    #[command(flatten)]
     local: Local,
     /// Fetch at most so many bytes a second: 500K, 2M
     #[arg(long, value_name = "RATE", value_parser = rate)]
@@ -40,19 +40,20 @@ pub(super) struct Bring {
 
 impl Prefetch {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        self.bring.run(session, self.pin)
+        self.bring.run(session, &self.disk, self.pin)
     }
 }
 
 impl Bring {
-    pub(super) fn run(&self, session: &Session, pin: bool) -> anyhow::Result<()> {
-        session.runtime.block_on(self.bring(session, pin))
+    /// Brings it all into the cache that the flags mean.
+    pub(super) fn run(&self, session: &Session, disk: &DiskFlags, pin: bool) -> anyhow::Result<()> {
+        session.runtime.block_on(self.bring(session, disk, pin))
     }
 
-    async fn bring(&self, session: &Session, pin: bool) -> anyhow::Result<()> {
+    async fn bring(&self, session: &Session, disk: &DiskFlags, pin: bool) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let no_cache = || Usage("no disk cache to fetch into: it is turned off, or there is no HOME".into());
-        let (dir, settings) = self.disk.settings(session).ok_or_else(no_cache)?;
+        let (dir, settings) = disk.settings(session).ok_or_else(no_cache)?;
         let offline = self.local.open(session, Disk::open(&dir, settings)?)?;
         let store = self.blocks.open(session)?;
         let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };

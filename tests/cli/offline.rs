@@ -67,7 +67,8 @@ impl Away {
     #[track_caller]
     fn is_shown(&self, at: &Path) {
         let (disk, mounted) = (self.scratch.at("tree"), at.join(self.published.name()));
-        run(Command::new("diff").args(["-r", "--no-dereference"]).args([&disk, &mounted])).text();
+        let compared = run(Command::new("diff").args(["-r", "--no-dereference"]).args([&disk, &mounted]));
+        assert_eq!(compared.code, Some(0), "{}", String::from_utf8_lossy(&compared.stdout));
         // The catalog lists it still.
         assert_eq!(fs::read_dir(at).unwrap().count(), 2);
         let started = Instant::now();
@@ -126,8 +127,9 @@ fn a_prefetch_without_network_says_what_it_could_not_have() {
     let other = away.bring("prefetch", &["--timeout", "2"], away.other());
     assert_eq!(other.code, Some(1));
     assert!(other.stderr.contains(away.other()), "{}", other.stderr);
-    let refusal = away.bring("prefetch", &["--limit-rate", "5"], away.other()).refusal(2);
-    assert!(refusal.contains("32K"), "{refusal}");
+    let refused = away.bring("prefetch", &["--limit-rate", "5"], away.other());
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("32K"), "{}", refused.stderr);
 }
 
 #[test]
