@@ -27,7 +27,9 @@ impl Away {
         let scratch = Scratch::new();
         trees::small(&scratch.folder("tree"));
         fs::write(scratch.folder("other").join("file"), &noise(500_000)[200_000..]).unwrap();
-        let published = scratch.publish(&[&scratch.at("tree"), &scratch.at("other")]);
+        let mut published = scratch.publish(&[&scratch.at("tree"), &scratch.at("other")]);
+        // They are printed in the order of their hash parts.
+        published.paths.sort_by_key(|path| path.ends_with("-other"));
         let (server, url) = scratch.serve(&[]);
         let away = Away { scratch, published, url };
         let fetched = away.bring("prefetch", more, away.published.name());
