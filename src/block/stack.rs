@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     Block, BlockStore, Cache, CacheStatus, Disk, DiskCache, DiskSettings, DiskStat, Error, Race,
-    SourceStatus, open, open_race,
+    SourceStatus, open, open_each, open_source,
 };
 use crate::eris::Reference;
 
@@ -79,11 +79,11 @@ impl Stack {
     /// Opens the stores that `urls` name, in order of preference. Nothing is asked of them yet. A disk cache that
     /// cannot be used is left out, and the log says why.
     pub fn open<S: AsRef<str>>(urls: &[S], settings: StackSettings) -> Result<Self, Error> {
-        let race = open_race(urls)?;
+        let sources = open_each(urls, open_source)?;
         let reseed = settings.reseed.iter().map(|url| open(url)).collect::<Result<Vec<_>, _>>()?;
-        let is_worth_keeping = urls.iter().any(|url| !is_local(url.as_ref()));
-        let disk = settings.disk.filter(|_| is_worth_keeping);
-        Ok(Self::over(race.with_reseed(reseed), settings.memory_bytes, disk))
+        // What is on this machine anyway would win nothing by a copy.
+        let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
+        Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
     }
 
     /// Puts the caches before a race.
@@ -146,15 +146,15 @@ impl Stack {
         }
     }
 
+    /// A block that is here, without asking a source. Waits for the disk, so not for an async thread.
+    pub fn held_block(&self, reference: &Reference) -> Option<Block> {
+        self.memory.peek(reference).or_else(|| self.disk.as_ref()?.get(reference))
+    }
+
     /// The blocks that are here, as a store: what neither memory nor disk has is not found. No source is asked.
     pub fn held(&self) -> Arc<dyn BlockStore> {
         Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone() })
     }
-}
-
-/// Whether the store is on this machine already, so that a copy in the disk cache would win nothing.
-fn is_local(url: &str) -> bool {
-    ["dir:", "sqlite:", "memory:", "cache:"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// What is here.

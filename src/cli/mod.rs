@@ -17,6 +17,7 @@ mod signals;
 mod stat;
 mod status;
 mod view;
+mod why;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -73,6 +74,8 @@ enum Command {
     Serve(serve::Serve),
     /// Tell how the mounts and servers of this user are doing
     Status(status::Status),
+    /// Tell what a read of a file costs: what of it is here, and where the rest would come from
+    Why(why::Why),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -180,6 +183,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
+        Command::Why(why) => why.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.

@@ -103,8 +103,13 @@ impl View {
 impl Look {
     /// Opens all catalogs.
     pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Arc<Tree>> {
+        Ok(self.open_with_stack(session).await?.tree)
+    }
+
+    /// As [`open`](Self::open), with the stores below.
+    pub(super) async fn open_with_stack(&self, session: &Session) -> anyhow::Result<Opened> {
         let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
-        Ok(self.view.open(session, settings, self.timeout(session)).await?.tree)
+        self.view.open(session, settings, self.timeout(session)).await
     }
 
     /// When to give up on something that begins now.

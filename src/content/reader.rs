@@ -245,7 +245,7 @@ impl Content {
         Ok(())
     }
 
-    fn key(&self, at: &Position) -> NodeKey {
+    pub(super) fn key(&self, at: &Position) -> NodeKey {
         NodeKey { content: self.id, level: at.level, index: at.index }
     }
 }

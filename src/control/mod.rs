@@ -8,11 +8,15 @@ mod client;
 mod ops;
 mod server;
 mod sockets;
+#[cfg(test)]
+mod tests;
+mod why;
 
 pub use client::{Peer, peers};
 pub use ops::{Daemon, Face, Request, Status};
 pub use server::Control;
 pub use sockets::directory;
+pub use why::{Places, Why};
 
 use std::io;
 use std::path::PathBuf;

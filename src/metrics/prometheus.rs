@@ -206,7 +206,7 @@ impl Scrape {
             }),
             Samples::Latencies => self.0.requests.iter().try_for_each(|kind| {
                 let mut buckets: Vec<(f64, u64)> = BOUNDS.into_iter().zip(kind.buckets).collect();
-                buckets.push((f64::MAX, kind.count - kind.buckets.iter().sum::<u64>().min(kind.count)));
+                buckets.push((f64::INFINITY, kind.count - kind.buckets.iter().sum::<u64>().min(kind.count)));
                 labelled(&mut family, &[("kind", kind.kind)], |one| {
                     one.encode_histogram::<NoLabelSet>(kind.seconds, kind.count, &buckets, None)
                 })

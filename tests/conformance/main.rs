@@ -1,5 +1,7 @@
 //! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
 
+#[path = "../support/certified.rs"]
+mod certified;
 mod faults;
 mod https;
 #[path = "../support/n2r.rs"]
