@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod cache;
 mod cat;
 mod check;
 mod demo;
@@ -76,6 +77,8 @@ enum Command {
     Status(status::Status),
     /// Tell what a read of a file costs: what of it is here, and where the rest would come from
     Why(why::Why),
+    /// Look after the disk cache
+    Cache(cache::Cache),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -184,6 +187,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
+        Command::Cache(cache) => cache.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
