@@ -3,10 +3,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::disk::directory;
+use super::disk::open_existing;
 use super::offline::{Local, absent_line, line, outcome};
-use super::{Session, Usage, print};
-use crate::block::Disk;
+use super::{Session, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -22,9 +21,8 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let dir = directory(session, self.cache.as_deref());
-        let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
-        let offline = self.local.open(session, Disk::open_existing(&dir)?)?;
+        let disk = open_existing(session, self.cache.as_deref())?;
+        let offline = self.local.open(session, disk)?;
         let report = session.runtime.block_on(offline.check(&self.local.paths, self.local.closure))?;
         let total = report.total();
         if self.json {

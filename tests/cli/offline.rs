@@ -120,6 +120,24 @@ fn check_tells_what_is_complete_and_what_is_missing() {
 }
 
 #[test]
+fn a_pin_fetches_and_is_listed_until_it_is_taken_away() {
+    let away = Away::new(&[]);
+    let (server, url) = away.scratch.serve(&[]);
+    let (catalog, other) = (&away.published.catalog, away.other());
+    away.scratch.run(["cache", "pin", "--blocks", &url, "--catalog", catalog, other]).text();
+    drop(server);
+    let pins = || away.scratch.run(["cache", "list"]).text();
+    assert!(pins().lines().any(|line| line.starts_with(other) && !line.contains("missing")), "{}", pins());
+    assert!(pins().contains("catalog "), "{}", pins());
+    away.scratch.run(["cache", "gc", "--to", "0"]).text();
+    assert_eq!(away.scratch.run(["check", "--catalog", catalog, other]).code, Some(0));
+    let evicted = away.scratch.run(["check", "--catalog", catalog, away.published.name()]);
+    assert_eq!(evicted.code, Some(1), "{}", evicted.stderr);
+    away.scratch.run(["cache", "unpin", other]).text();
+    assert!(!pins().contains(other), "{}", pins());
+}
+
+#[test]
 fn a_prefetch_without_network_says_what_it_could_not_have() {
     let away = Away::new(&[]);
     // All of it is here: nobody is asked.

@@ -8,7 +8,8 @@ use super::process::{Finished, feed, run};
 use super::scratch::{Scratch, text};
 
 const COMMANDS: [&str; 14] = [
-    "put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "prefetch", "check", "cache", "status", "why", "demo",
+    "put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "prefetch", "check", "cache", "status",
+    "why", "demo",
 ];
 
 /// A URN that is right, of a content that is nowhere.
