@@ -203,6 +203,31 @@ async fn a_block_that_cannot_be_had_is_a_loss_and_everything_else_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_the_network_is_gone_not_every_block_is_tried() {
+    let mut shelf = Shelf::new();
+    let tree = TempDir::new().unwrap();
+    fs::write(tree.path().join("large"), noise(12 << 20)).unwrap();
+    let path = shelf.add("large", tree.path());
+    let (catalog, cache) = (shelf.catalog(), TempDir::new().unwrap());
+    let scene = Scene { app: path.clone(), lib: path.clone(), shelf, catalog, cache };
+    // What opening it takes is there, and of the rest nothing can be had just now.
+    let urn: ReadCapability = scene.shelf.narinfo(&path).eris()[0].urn.parse().unwrap();
+    let fault = Arc::new(Fault::new(scene.shelf.blocks.clone()));
+    let fetch = Fetch::new(scene.shelf.blocks.clone(), 1 << 20);
+    let limits = Limits { length: u64::MAX, tail: 0 };
+    let content = Arc::new(Content::open(fetch, urn, limits, soon()).await.unwrap());
+    let last = content.inventory(content.length() - 1..u64::MAX).next(soon()).await.unwrap();
+    let needed: HashSet<_> = last.leaves.iter().map(|leaf| leaf.reference).chain(last.nodes).collect();
+    let blocks = scene.blocks_of(&path).await;
+    blocks.difference(&needed).for_each(|reference| fault.set(*reference, Faulty::Unavailable));
+
+    let done = scene.prefetch_from(fault, &[&path.to_string()], Order::default()).await;
+    assert!(!done.report.is_complete());
+    assert!(done.losses[0].blocks < 200, "{} of {}", done.losses[0].blocks, blocks.len());
+    assert_eq!(done.report.paths[0].missing_blocks, (blocks.len() - needed.len()) as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_a_part_comes_only_what_holds_it() {
     let scene = Scene::new();
     let (app, part) = (scene.app.to_string(), format!("{}/share/b", scene.app));

@@ -273,6 +273,8 @@ impl Pull<'_> {
             tokio::select! {
                 job = jobs.recv(), if room && more => match job {
                     None => more = false,
+                    // What waits in the queue is not tried any more either.
+                    Some(_) if self.is_hopeless(course) => {}
                     // One that is under way for another place needs no second request.
                     Some(job) if !flying.insert(job.leaf.reference) => {
                         course.observer.observe(Event::Here { bytes: job.leaf.bytes });
