@@ -75,8 +75,7 @@ fn status_and_why_answer_while_the_network_is_dead() {
     server.signal(Signal::KILL);
     until("the server is gone", || scratch.run(["status", "--json"]).text().lines().count() == 1);
 
-    let call = ["why", "--json", text(&file(&scratch, &published))];
-    let why = json(&scratch.run(call).text());
+    let why = json(&scratch.run(["why", "--json", text(&file(&scratch, &published))]).text());
     assert_eq!(why["size"].as_u64(), Some(300_000));
     assert!(why["round_trips"].as_u64() >= Some(1) && why["missing_bytes"].as_u64() > Some(0), "{why}");
     let shown = scratch.run(["why", text(&file(&scratch, &published))]).text();
