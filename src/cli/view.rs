@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::disk::DiskFlags;
 use super::{Blocks, Session, Usage, opened, patience};
-use crate::block::{Disk, Stack, StackSettings};
+use crate::block::{Disk, DiskError, Stack, StackSettings};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
@@ -81,10 +81,12 @@ impl View {
         let urls = match (self.blocks.urls_if_any(session)?, &disk) {
             (Some(urls), _) => urls,
             // Without any store there is still what the cache holds.
-            (None, Some((dir, _))) if Disk::open_existing(dir).is_ok() => {
-                vec![format!("cache:{}", dir.display())]
-            }
-            (None, _) => self.blocks.urls(session)?,
+            (None, Some((dir, _))) => match Disk::open_existing(dir) {
+                Ok(_) => vec![format!("cache:{}", dir.display())],
+                Err(DiskError::Absent { .. }) => self.blocks.urls(session)?,
+                Err(error) => return Err(error.into()),
+            },
+            (None, None) => self.blocks.urls(session)?,
         };
         let settings = StackSettings {
             memory_bytes: session.config.cache.memory.bytes(),

@@ -87,7 +87,7 @@ fn a_mount_without_network_serves_what_was_prefetched() {
     let away = Away::new(&["--closure"]);
     // The server that was there once, the cache named, and the cache because nothing else is.
     for (name, stores) in
-        [("dead", &["--blocks", &away.url][..]), ("cache", &["--blocks", "cache:"]), ("none", &[])]
+        [("dead", &["--blocks", &away.url][..]), ("mnt", &["--blocks", "cache:"]), ("none", &[])]
     {
         let started = Instant::now();
         let mount = away.mount(name, stores);
