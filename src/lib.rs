@@ -8,8 +8,8 @@
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
 //! 4. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
 //! 5. [`metrics`]: the figures of all layers below, as one snapshot.
-//! 6. [`fuse`], [`serve`], [`control`], [`publish`]: the kernel's way in, HTTP's, that of `erisfs status`, and the way
-//!    into block stores.
+//! 6. [`fuse`], [`serve`], [`control`], [`publish`], [`offline`]: the kernel's way in, HTTP's, that of `erisfs status`,
+//!    the way into block stores, and the way onto this disk.
 //! 7. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
 //!
 //! One `read(2)` of a cold file: [`fuse`] polls [`tree::Tree::read`], which finds the object of the inode
@@ -28,6 +28,7 @@ pub mod eris;
 pub mod fuse;
 pub mod metrics;
 pub mod nar;
+pub mod offline;
 pub mod publish;
 pub mod serve;
 pub mod store;

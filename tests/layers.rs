@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("block", &["eris"]),
     ("content", &["block", "compress", "eris", "nar"]),
     ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
+    ("offline", &["block", "content", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
@@ -30,8 +31,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "control", "eris", "fuse", "metrics", "nar", "publish",
-            "serve", "store", "tree",
+            "block", "compress", "config", "content", "control", "eris", "fuse", "metrics", "nar", "offline",
+            "publish", "serve", "store", "tree",
         ],
     ),
 ];

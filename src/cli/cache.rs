@@ -5,8 +5,9 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::disk::directory;
-use super::{Session, Usage, print};
+use super::disk::{self, DiskFlags};
+use super::prefetch::Bring;
+use super::{Session, print};
 use crate::block::Disk;
 use crate::config::Size;
 
@@ -44,6 +45,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Fetch store paths, and keep them until they are unpinned
+    Pin(Bring),
     /// Take a pin away; its blocks stay until they are evicted
     Unpin {
         /// The name that `list` shows
@@ -53,23 +56,19 @@ enum Action {
 
 impl Cache {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let disk = Disk::open_existing(&self.dir(session)?)?;
+        let disk = || disk::open_existing(session, self.dir.as_deref());
         match &self.action {
-            Action::Stat { json } => stat(&disk, *json),
-            Action::Verify => verify(&disk),
+            Action::Stat { json } => stat(&disk()?, *json),
+            Action::Verify => verify(&disk()?),
             Action::Gc { to } => {
-                let collected = disk.gc(to.map(|size| size.0))?;
+                let collected = disk()?.gc(to.map(|size| size.0))?;
                 let (blocks, bytes) = (HumanCount(collected.evicted), HumanBytes(collected.bytes));
                 print(format_args!("evicted {blocks} blocks, {bytes}"))
             }
-            Action::List { json } => list(&disk, *json),
-            Action::Unpin { name } => Ok(disk.unpin(name)?),
+            Action::List { json } => list(&disk()?, *json),
+            Action::Pin(bring) => bring.run(session, &DiskFlags::at(self.dir.clone()), true),
+            Action::Unpin { name } => Ok(disk()?.unpin(name)?),
         }
-    }
-
-    fn dir(&self, session: &Session) -> anyhow::Result<PathBuf> {
-        let dir = directory(session, self.dir.as_deref());
-        Ok(dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?)
     }
 }
 

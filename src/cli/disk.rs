@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Session;
-use crate::block::DiskSettings;
+use super::{Session, Usage};
+use crate::block::{Disk, DiskSettings};
 use crate::config::Size;
 
 /// Where the cache is, below the user's cache directory.
@@ -30,6 +30,11 @@ pub(super) struct DiskFlags {
 }
 
 impl DiskFlags {
+    /// Only the directory was said.
+    pub(super) fn at(cache: Option<PathBuf>) -> Self {
+        DiskFlags { cache, cache_size: None, no_cache: false }
+    }
+
     /// Directory and size; `None` where there shall be no disk cache, or can be none.
     pub(super) fn settings(&self, session: &Session) -> Option<(PathBuf, DiskSettings)> {
         let wanted = &session.config.cache;
@@ -47,6 +52,13 @@ impl DiskFlags {
 pub(super) fn directory(session: &Session, flag: Option<&Path>) -> Option<PathBuf> {
     let own = || Some(session.environment.cache_home.as_ref()?.join(FOLDER));
     flag.map(Path::to_owned).or_else(|| session.config.cache.dir.clone()).or_else(own)
+}
+
+/// The disk cache that is there; asks for none to be made.
+pub(super) fn open_existing(session: &Session, flag: Option<&Path>) -> anyhow::Result<Disk> {
+    let dir = directory(session, flag);
+    let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
+    Ok(Disk::open_existing(&dir)?)
 }
 
 /// Bytes of the file system that holds `dir`, or will hold it.

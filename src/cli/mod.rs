@@ -3,11 +3,14 @@
 
 mod cache;
 mod cat;
+mod check;
 mod demo;
 mod disk;
 mod get;
 mod ls;
 mod mount;
+mod offline;
+mod prefetch;
 mod publish;
 mod put;
 mod serve;
@@ -62,6 +65,10 @@ enum Command {
     Cat(cat::Cat),
     /// Tell what a store path or a file in it is
     Stat(stat::Stat),
+    /// Bring store paths into the disk cache
+    Prefetch(prefetch::Prefetch),
+    /// Tell whether store paths are complete in the disk cache, without any network
+    Check(check::Check),
     /// Show the store paths of catalogs as directories
     Mount(mount::Mount),
     /// Serve blocks, and what catalogs list, over HTTP
@@ -86,24 +93,36 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn urls<'a>(&'a self, session: &'a Session) -> anyhow::Result<&'a [String]> {
-        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
-        if urls.is_empty() {
+    fn urls(&self, session: &Session) -> anyhow::Result<Vec<String>> {
+        self.urls_if_any(session)?.ok_or_else(|| {
             let reason =
                 "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
-            return Err(Usage(reason.into()).into());
-        }
-        Ok(urls)
+            Usage(reason.into()).into()
+        })
+    }
+
+    /// The stores that were named anywhere; `cache:` alone is the disk cache of the user.
+    fn urls_if_any(&self, session: &Session) -> anyhow::Result<Option<Vec<String>>> {
+        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
+        let named = urls.iter().map(|url| match url.as_str() {
+            "cache:" => {
+                let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
+                own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
+            }
+            url => Ok(url.to_owned()),
+        });
+        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Some(named).filter(|urls| !urls.is_empty()))
     }
 
     /// The stores as one that is read, in order of preference.
     fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_all(self.urls(session)?))
+        opened(block::open_all(&self.urls(session)?))
     }
 
     /// The stores as one that is written: each of them gets every block.
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_every(self.urls(session)?))
+        opened(block::open_every(&self.urls(session)?))
     }
 }
 
@@ -162,6 +181,8 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Ls(ls) => ls.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Stat(stat) => stat.run(&context),
+        Command::Prefetch(prefetch) => prefetch.run(&context),
+        Command::Check(check) => check.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),

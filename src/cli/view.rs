@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::disk::DiskFlags;
 use super::{Blocks, Session, Usage, opened, patience};
-use crate::block::{Stack, StackSettings};
+use crate::block::{Disk, DiskError, Stack, StackSettings};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
@@ -77,12 +77,23 @@ impl View {
     }
 
     fn stack(&self, session: &Session) -> anyhow::Result<Stack> {
+        let disk = self.disk.settings(session);
+        let urls = match (self.blocks.urls_if_any(session)?, &disk) {
+            (Some(urls), _) => urls,
+            // Without any store there is still what the cache holds.
+            (None, Some((dir, _))) => match Disk::open_existing(dir) {
+                Ok(_) => vec![format!("cache:{}", dir.display())],
+                Err(DiskError::Absent { .. }) => self.blocks.urls(session)?,
+                Err(error) => return Err(error.into()),
+            },
+            (None, None) => self.blocks.urls(session)?,
+        };
         let settings = StackSettings {
             memory_bytes: session.config.cache.memory.bytes(),
-            disk: self.disk.settings(session),
+            disk,
             reseed: session.config.reseed.clone(),
         };
-        opened(Stack::open(self.blocks.urls(session)?, settings))
+        opened(Stack::open(&urls, settings))
     }
 
     /// The URNs of the catalogs that were given, here or in the config.

@@ -6,12 +6,14 @@
 
 mod flights;
 mod frames;
+mod inventory;
 mod plan;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
 pub use frames::{FrameCache, FramesStatus, decode_frame};
+pub use inventory::{Batch, Inventory, Leaf, Lost};
 pub use plan::Plan;
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};

@@ -146,7 +146,11 @@ impl Content {
     }
 
     /// The decoded nodes at `positions`, from memory or fetched together.
-    async fn nodes(&self, positions: &[Position], deadline: Deadline) -> Result<Vec<Arc<Node>>, Error> {
+    pub(super) async fn nodes(
+        &self,
+        positions: &[Position],
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<Node>>, Error> {
         let mut nodes: Vec<Option<Arc<Node>>> =
             positions.iter().map(|at| self.fetch.node(&self.key(at))).collect();
         let mut missing: HashMap<Reference, Vec<usize>> = HashMap::new();
@@ -246,7 +250,7 @@ impl Content {
     }
 }
 
-fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
+pub(super) fn decode_error(capability: &ReadCapability) -> impl Fn(eris::DecodeError) -> Error {
     let content = Name::from(capability);
     move |source| Error::Decode { content, source: Box::new(source) }
 }

@@ -33,7 +33,7 @@ pub enum CatalogError {
 /// An opened catalog.
 #[derive(Debug)]
 pub struct Catalog {
-    content: Content,
+    content: Arc<Content>,
     format: catalog::Catalog,
     names: Mutex<LruCache<u64, Arc<NamePage>>>,
     narinfos: Mutex<LruCache<u64, Arc<NarinfoPage>>>,
@@ -57,7 +57,7 @@ impl Catalog {
         deadline: Deadline,
     ) -> Result<Self, CatalogError> {
         let limits = Limits { length: UNLIMITED, tail: TAIL };
-        let content = Content::open(fetch, capability, limits, deadline).await?;
+        let content = Arc::new(Content::open(fetch, capability, limits, deadline).await?);
         let mut range = catalog::Catalog::tail_range(content.length());
         loop {
             let tail = content.read_at(range, deadline).await?;
@@ -90,6 +90,11 @@ impl Catalog {
     /// The URN that it was opened by.
     pub fn capability(&self) -> &ReadCapability {
         self.content.capability()
+    }
+
+    /// The content that it is.
+    pub fn content(&self) -> &Arc<Content> {
+        &self.content
     }
 
     async fn entry(&self, key: HashPart, deadline: Deadline) -> Result<Option<Entry>, CatalogError> {

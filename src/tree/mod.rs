@@ -4,6 +4,7 @@
 //! not listed). Below a store path everything comes from the listing of its object, in memory. Every
 //! operation is a future that is ready at its first poll when nothing has to be fetched.
 
+mod binding;
 mod catalog;
 mod error;
 mod inode;
@@ -14,6 +15,7 @@ mod view;
 mod xattr;
 
 pub use crate::store::catalog::Kind;
+pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::Error;
 pub use inode::Inode;

@@ -222,6 +222,32 @@ impl Object {
         }
     }
 
+    /// The bytes of the encoded object that hold all files at and below a node; empty where there are none.
+    pub fn encoded_range(&self, node: NodeId) -> Range<u64> {
+        // Files stand in the NAR in the order of their nodes, so those of a directory are in one stretch.
+        let (mut first, mut end) = (None, 0);
+        let mut ahead = vec![node];
+        while let Some(at) = ahead.pop() {
+            ahead.extend(self.listing.children(at));
+            if let Some((start, size)) = self.extent(at)
+                && size > 0
+            {
+                first = Some(first.map_or(start, |first: u64| first.min(start)));
+                end = end.max(start + size);
+            }
+        }
+        let range = first.unwrap_or(end)..end;
+        match &self.form {
+            Form::Seekable(table) => {
+                let mut frames = table.frames_covering(range);
+                let Some(frame) = frames.next() else { return 0..0 };
+                let last = frames.last().map_or(frame.compressed.end, |last| last.compressed.end);
+                frame.compressed.start..last
+            }
+            Form::File | Form::Nar => range,
+        }
+    }
+
     /// Where the contents of a file begin, and their size; `None` for what is no file.
     pub(super) fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
         match (self.listing.kind(node), &self.form) {

@@ -13,7 +13,6 @@ use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
 use super::{Attr, Catalogs, Error, Expected, Inode, Kind, Object, Settings, Symlinks};
 use crate::block::{BlockStore, ByteLru};
-use crate::compress::Compression;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache, FramesStatus, ReadAhead};
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
@@ -21,8 +20,6 @@ use crate::store::{HashPart, StorePath};
 
 /// Fetches ahead that may be under way at once; what finds no room is not fetched ahead.
 const AHEAD: usize = 8;
-/// What an object may have beyond twice the size that its narinfo announces: the parts that are not contents.
-const SLACK: u64 = 1 << 20;
 
 /// Catalogs, and everything that can be reached from them.
 #[derive(Debug)]
@@ -231,7 +228,7 @@ impl Tree {
                 let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
                 let occupant = occupant.clone();
                 async move {
-                    let (capability, expected) = binding(&catalogs, occupant, deadline).await?;
+                    let (capability, expected) = content_of(&catalogs, occupant, deadline).await?;
                     Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
                 }
                 .boxed()
@@ -300,7 +297,7 @@ impl Tree {
 }
 
 /// Which content a name stands for, and what is known of it beforehand.
-async fn binding(
+async fn content_of(
     catalogs: &Catalogs,
     occupant: Occupant,
     deadline: Deadline,
@@ -313,23 +310,10 @@ async fn binding(
         }
         Occupant::Path { path, facts } => (path, facts),
     };
-    let name = path.to_string();
-    let no_binding = |found: &str| Error::NoBinding { name: name.clone(), found: found.to_owned() };
-    let narinfo = catalogs.narinfo(path.hash_part(), deadline).await?;
-    let narinfo = narinfo.ok_or_else(|| no_binding("no narinfo"))?;
-    if narinfo.store_path() != &path {
-        return Err(no_binding(&format!("it is that of {}", narinfo.store_path())));
+    match catalogs.narinfo(path.hash_part(), deadline).await? {
+        Some(narinfo) => super::binding(&path, facts, &narinfo),
+        None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
     }
-    let binding = narinfo.eris().first().ok_or_else(|| no_binding("no ERIS field"))?;
-    let form = binding.format.as_deref().map(Compression::from_eris_format).transpose();
-    let form = form.map_err(|error| no_binding(&error.to_string()))?;
-    let capability = binding.urn.parse().map_err(|source| Error::Urn { name: name.clone(), source })?;
-    let nar_size = narinfo.nar_size();
-    // What is encoded may be any of the downloads, or the NAR, with a listing at its end.
-    let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
-    let largest = sizes.fold(nar_size, u64::max);
-    let limit = largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED);
-    Ok((capability, Expected { name, form, nar_size: Some(nar_size), facts: Some(facts), limit }))
 }
 
 /// The rest of `path` below `folder`, without a slash in front; `None` if it is elsewhere.

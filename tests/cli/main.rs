@@ -10,6 +10,7 @@ mod demo;
 mod faults;
 #[path = "../support/noise.rs"]
 mod noise;
+mod offline;
 mod process;
 mod put_get;
 mod scratch;

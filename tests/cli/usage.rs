@@ -7,8 +7,10 @@ use super::noise::noise;
 use super::process::{Finished, feed, run};
 use super::scratch::{Scratch, text};
 
-const COMMANDS: [&str; 12] =
-    ["put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "status", "why", "cache", "demo"];
+const COMMANDS: [&str; 14] = [
+    "put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "prefetch", "check", "cache", "status",
+    "why", "demo",
+];
 
 /// A URN that is right, of a content that is nowhere.
 fn urn(scratch: &Scratch) -> String {

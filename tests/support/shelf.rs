@@ -102,6 +102,14 @@ impl Shelf {
         self.entries.iter().map(|(narinfo, ..)| narinfo).find(|narinfo| narinfo.store_path() == path).unwrap()
     }
 
+    /// Lets the narinfo of one store path refer to others.
+    pub fn refer(&mut self, path: &StorePath, references: &[StorePath]) {
+        let value = references.iter().map(StorePath::to_string).collect::<Vec<_>>().join(" ");
+        let mut narinfos = self.entries.iter_mut().map(|(narinfo, ..)| narinfo);
+        let narinfo = narinfos.find(|narinfo| narinfo.store_path() == path).unwrap();
+        *narinfo = narinfo.with_field("References", &value).unwrap();
+    }
+
     /// Changes what the catalog will say of the path that was added last.
     pub fn misstate(&mut self, facts: impl FnOnce(Kind, u64) -> (Kind, u64)) {
         let (_, kind, number) = self.entries.last_mut().unwrap();

@@ -1,0 +1,160 @@
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use clap::Args;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use super::disk::DiskFlags;
+use super::offline::{Local, absent_line, line, outcome};
+use super::{Blocks, Session, Signals, Usage};
+use crate::block::Disk;
+use crate::config::Size;
+use crate::offline::{Event, Observer, Order, Prefetched};
+
+/// How often the progress bar is drawn anew when nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub(super) struct Prefetch {
+    #[command(flatten)]
+    bring: Bring,
+    #[command(flatten)]
+    disk: DiskFlags,
+    /// Pin what was fetched: it stays until `cache unpin`
+    #[arg(long)]
+    pin: bool,
+}
+
+/// What is brought into the cache, and from where.
+#[derive(Debug, Args)]
+pub(super) struct Bring {
+    #[command(flatten)]
+    blocks: Blocks,
+    #[command(flatten)]
+    local: Local,
+    /// Fetch at most so many bytes a second: 500K, 2M
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit_rate: Option<Size>,
+}
+
+impl Prefetch {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        self.bring.run(session, &self.disk, self.pin)
+    }
+}
+
+impl Bring {
+    /// Brings it all into the cache that the flags mean.
+    pub(super) fn run(&self, session: &Session, disk: &DiskFlags, pin: bool) -> anyhow::Result<()> {
+        session.runtime.block_on(self.bring(session, disk, pin))
+    }
+
+    async fn bring(&self, session: &Session, disk: &DiskFlags, pin: bool) -> anyhow::Result<()> {
+        let mut signals = Signals::catch()?;
+        let no_cache = || Usage("no disk cache to fetch into: it is turned off, or there is no HOME".into());
+        let (dir, settings) = disk.settings(session).ok_or_else(no_cache)?;
+        let offline = self.local.open(session, Disk::open(&dir, settings)?)?;
+        let store = self.blocks.open(session)?;
+        let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };
+        let progress = Progress::start();
+        let started = Instant::now();
+        let work = offline.prefetch(store, &self.local.paths, order, &progress);
+        let done = tokio::select! {
+            done = work => done,
+            () = signals.any() => {
+                progress.bar.finish_and_clear();
+                return Err(anyhow!("stopped; what came is kept, and the same command goes on from there"));
+            }
+        };
+        progress.bar.finish_and_clear();
+        let done = done?;
+        for loss in &done.losses {
+            eprintln!("{}: {} blocks or more could not be had: {}", loss.name, loss.blocks, loss.reason);
+        }
+        done.report.absent.iter().for_each(|absent| eprintln!("{}", absent_line(absent)));
+        done.report
+            .paths
+            .iter()
+            .filter(|held| !held.is_complete())
+            .for_each(|held| eprintln!("{}", line(held)));
+        if done.dropped > 0 {
+            eprintln!(
+                "the cache did not keep {} blocks: see `erisfs cache stat` for its size and state",
+                done.dropped
+            );
+        }
+        eprintln!("{}", summary(&done, started.elapsed()));
+        outcome(&done.report)
+    }
+}
+
+fn rate(text: &str) -> Result<Size, String> {
+    match text.parse::<Size>() {
+        // Slower than a block a second, and deadlines would be longer than anybody waits.
+        Ok(Size(rate)) if rate < 32 << 10 => Err("32K a second is the least".into()),
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn summary(done: &Prefetched, took: Duration) -> String {
+    let total = done.report.total();
+    let here = (total.blocks - total.missing_blocks).saturating_sub(done.blocks);
+    let seconds = took.as_secs_f64();
+    format!(
+        "store paths: {}, {} in {} blocks; {} blocks ({}) fetched in {seconds:.1} s, {}/s; {here} were here already",
+        done.report.paths.len(),
+        HumanBytes(total.bytes),
+        total.blocks,
+        done.blocks,
+        HumanBytes(done.bytes),
+        HumanBytes((done.bytes as f64 / seconds.max(0.001)) as u64),
+    )
+}
+
+/// The bar on stderr; nothing is shown where that is no terminal.
+struct Progress {
+    bar: ProgressBar,
+    paths: AtomicU64,
+    walked: AtomicU64,
+}
+
+impl Progress {
+    fn start() -> Self {
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+        );
+        let bar = ProgressBar::new(0).with_style(style.expect("the template is right"));
+        bar.enable_steady_tick(TICK);
+        Progress { bar, paths: AtomicU64::new(0), walked: AtomicU64::new(0) }
+    }
+
+    fn show_paths(&self) {
+        self.bar.set_prefix(format!("{}/{}", self.walked.load(Relaxed), self.paths.load(Relaxed)));
+    }
+}
+
+impl Observer for Progress {
+    fn observe(&self, event: Event) {
+        match event {
+            Event::Selected { paths, bytes } => {
+                self.paths.store(paths, Relaxed);
+                self.bar.set_length(bytes);
+                self.bar.reset_eta();
+                self.show_paths();
+            }
+            Event::Opened { announced, bytes } => {
+                self.bar.inc_length(bytes);
+                self.bar.dec_length(announced);
+            }
+            // What did not travel must not count for the rate.
+            Event::Here { bytes } => self.bar.dec_length(bytes),
+            Event::Fetched { bytes } => self.bar.inc(bytes),
+            Event::Walked => {
+                self.walked.fetch_add(1, Relaxed);
+                self.show_paths();
+            }
+        }
+    }
+}
