@@ -15,14 +15,28 @@ type Key = (u64, u32);
 /// The frames decoded last, by content and frame number.
 #[derive(Debug)]
 pub struct FrameCache {
-    decoded: Arc<Mutex<ByteLru<Key, Bytes>>>,
-    flights: Flights<Key, Result<Bytes, Error>>,
+    shelf: Arc<Shelf>,
+    /// Somebody who waits for a frame must not join a fetch ahead, which may stand at the gate: each has flights of its own,
+    /// which share the requests for blocks (`block::Cache`) and the decoding.
+    flights: Flights<(Key, bool), Result<Bytes, Error>>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    decoded: Mutex<ByteLru<Key, Bytes>>,
+    decoding: Flights<Key, Result<Bytes, Error>>,
 }
 
 impl FrameCache {
     /// Keeps at most `bytes` of decoded data.
     pub fn new(bytes: usize) -> Self {
-        FrameCache { decoded: Arc::new(Mutex::new(ByteLru::new(bytes))), flights: Flights::default() }
+        let shelf = Shelf { decoded: Mutex::new(ByteLru::new(bytes)), decoding: Flights::default() };
+        FrameCache { shelf: Arc::new(shelf), flights: Flights::default() }
+    }
+
+    /// How many bytes of decoded data are kept at most.
+    pub fn capacity(&self) -> usize {
+        self.shelf.decoded.lock().expect("no panic while held").capacity()
     }
 
     /// The decoded bytes of `frame`. Ready at once when it is in the cache.
@@ -34,16 +48,14 @@ impl FrameCache {
     ) -> Result<Bytes, Error> {
         let key = (content.id(), frame.index);
         loop {
-            if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key) {
-                return Ok(bytes.clone());
+            if let Some(bytes) = self.shelf.get(&key) {
+                return Ok(bytes);
             }
-            let flight = self.flights.join(key, || {
-                let (decoded, content, frame) = (self.decoded.clone(), content.clone(), frame.clone());
+            let flight = self.flights.join((key, deadline.is_ahead()), || {
+                let (shelf, content, frame) = (self.shelf.clone(), content.clone(), frame.clone());
                 async move {
-                    let bytes = decode_frame(&content, &frame, deadline).await?;
-                    let weight = bytes.len();
-                    decoded.lock().expect("no panic while held").put(key, bytes.clone(), weight);
-                    Ok(bytes)
+                    let compressed = content.read_at(frame.compressed.clone(), deadline).await?;
+                    shelf.decode(key, content, frame, compressed).await
                 }
                 .boxed()
             });
@@ -56,11 +68,40 @@ impl FrameCache {
     }
 }
 
+impl Shelf {
+    fn get(&self, key: &Key) -> Option<Bytes> {
+        self.decoded.lock().expect("no panic while held").get(key).cloned()
+    }
+
+    async fn decode(
+        self: Arc<Self>,
+        key: Key,
+        content: Arc<Content>,
+        frame: Frame,
+        compressed: Bytes,
+    ) -> Result<Bytes, Error> {
+        if let Some(bytes) = self.get(&key) {
+            return Ok(bytes);
+        }
+        let shelf = self.clone();
+        let work = async move {
+            let bytes = decompress(&content, &frame, &compressed)?;
+            shelf.decoded.lock().expect("no panic while held").put(key, bytes.clone(), bytes.len());
+            Ok(bytes)
+        };
+        self.decoding.join(key, || work.boxed()).await
+    }
+}
+
 /// Reads and decodes one frame, past the cache.
 pub async fn decode_frame(content: &Content, frame: &Frame, deadline: Deadline) -> Result<Bytes, Error> {
     let compressed = content.read_at(frame.compressed.clone(), deadline).await?;
+    decompress(content, frame, &compressed)
+}
+
+fn decompress(content: &Content, frame: &Frame, compressed: &[u8]) -> Result<Bytes, Error> {
     let length = (frame.decompressed.end - frame.decompressed.start) as usize;
-    compress::decode_frame(&compressed, length).map(Bytes::from).map_err(|source| Error::Frame {
+    compress::decode_frame(compressed, length).map(Bytes::from).map_err(|source| Error::Frame {
         content: content.name(),
         offset: frame.compressed.start,
         source: Arc::new(source),
