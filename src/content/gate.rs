@@ -7,15 +7,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::block::BlockStore;
+use crate::eris::BlockSize;
 
 /// Blocks that one asker gets through before the next one's turn: a frame that does not compress.
 const PORTION: usize = 9;
 /// One in so many requests of the store is kept free for the foreground.
 const RESERVE: usize = 8;
+/// With fewer blocks in flight it is the latency that is measured, not the throughput.
+const BUSY: usize = 16;
+/// So many blocks say how fast the link is; older ones count half each time that as many came.
+const SAMPLE: u32 = 256;
 
 /// Lets prefetches through to a block store while there is room beside what somebody waits for.
 #[derive(Debug)]
@@ -32,6 +39,15 @@ struct State {
     /// as there are fetches ahead, which their starters bound.
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
+    measured: Measured,
+}
+
+/// How fast blocks came while enough of them were in flight to tell.
+#[derive(Debug, Default)]
+struct Measured {
+    busy_since: Option<Instant>,
+    busy: Duration,
+    blocks: u32,
 }
 
 #[derive(Debug)]
@@ -85,9 +101,21 @@ impl Gate {
         InFlight { foreground: state.foreground, ahead: state.ahead, waiting: state.waiting.len() }
     }
 
+    /// Bytes a second that blocks came at, lately and while many were in flight; `None` while too few came to tell. Blocks
+    /// count as those of 32 KiB, and those that a cache had count too, so it is rather too much than too little.
+    pub fn throughput(&self) -> Option<f64> {
+        let state = self.state.lock().expect("no panic while held");
+        let Measured { busy, blocks, .. } = state.measured;
+        let bytes = f64::from(blocks) * BlockSize::Large.bytes() as f64;
+        (blocks >= SAMPLE / 2 && !busy.is_zero()).then(|| bytes / busy.as_secs_f64())
+    }
+
     /// Takes note of `blocks` that somebody waits for. They go at once.
     pub fn foreground(self: &Arc<Self>, blocks: usize) -> Pass {
-        self.state.lock().expect("no panic while held").foreground += blocks;
+        let mut state = self.state.lock().expect("no panic while held");
+        state.foreground += blocks;
+        state.measure(0);
+        drop(state);
         Pass { gate: self.clone(), side: Side::Foreground, blocks }
     }
 
@@ -128,11 +156,13 @@ impl Gate {
             // Counted here, so that it is counted when the asker is dropped before it hears of it.
             if first.admitted.send(blocks).is_ok() {
                 state.ahead += blocks;
+                state.measure(0);
             }
         }
     }
 
-    fn give_back(&self, side: Side, blocks: usize) {
+    /// So many `blocks` are no longer in flight, of which so many came.
+    fn give_back(&self, side: Side, blocks: usize, came: u32) {
         if blocks == 0 {
             return;
         }
@@ -142,11 +172,32 @@ impl Gate {
                 Side::Foreground => state.foreground -= blocks,
                 Side::Ahead => state.ahead -= blocks,
             }
+            state.measure(came);
             if state.waiting.is_empty() {
                 return;
             }
         }
         self.admit();
+    }
+}
+
+impl State {
+    /// Takes note of what is in flight from now on, and of blocks that came.
+    fn measure(&mut self, came: u32) {
+        let many = self.foreground.saturating_add(self.ahead) >= BUSY;
+        let measured = &mut self.measured;
+        if !many && measured.busy_since.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(since) = measured.busy_since {
+            measured.busy += now - since;
+            measured.blocks += came;
+        }
+        measured.busy_since = many.then_some(now);
+        if measured.blocks >= 2 * SAMPLE {
+            (measured.blocks, measured.busy) = (measured.blocks / 2, measured.busy / 2);
+        }
     }
 }
 
@@ -178,7 +229,7 @@ impl Drop for Waiter<'_> {
         let Some(mut answer) = self.answer.take() else { return };
         self.gate.state.lock().expect("no panic while held").waiting.remove(&self.number);
         if let Ok(blocks) = answer.try_recv() {
-            self.gate.give_back(Side::Ahead, blocks);
+            self.gate.give_back(Side::Ahead, blocks, 0);
         }
     }
 }
@@ -193,14 +244,14 @@ impl Pass {
     pub fn arrived(&mut self) {
         if self.blocks > 0 {
             self.blocks -= 1;
-            self.gate.give_back(self.side, 1);
+            self.gate.give_back(self.side, 1, 1);
         }
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.give_back(self.side, self.blocks);
+        self.gate.give_back(self.side, self.blocks, 0);
     }
 }
 

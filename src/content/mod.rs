@@ -14,7 +14,7 @@ mod reader;
 pub use flights::Flights;
 pub use frames::{FrameCache, decode_frame};
 pub use gate::{Gate, InFlight};
-pub use read_ahead::ReadAhead;
+pub use read_ahead::{Read, ReadAhead, Windows};
 pub use reader::{Content, Limits};
 
 use std::sync::Arc;

@@ -163,9 +163,20 @@ impl Profile {
         &self.steps
     }
 
+    /// The same, taken out.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
+
     /// Whether nothing was read or opened.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        let path = |step: &Step| size_of::<Step>() + step.path.name().len() + step.reads.capacity() * 16;
+        self.steps.iter().map(path).sum()
     }
 
     /// The store path that was used first, which a profile belongs to unless somebody says otherwise.
