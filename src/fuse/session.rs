@@ -9,7 +9,7 @@ use fuser::BackgroundSession;
 use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 
-use super::{Filesystem, Options};
+use super::{Filesystem, Options, push};
 use crate::tree::Tree;
 
 const DEVICE: &str = "/dev/fuse";
@@ -69,6 +69,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
+    tree: Arc<Tree>,
     session: Option<BackgroundSession>,
 }
 
@@ -92,7 +93,7 @@ impl Mounted {
                 _ => MountError::Mountpoint { mountpoint: given.to_owned(), source },
             })?;
         check_device()?;
-        let filesystem = Filesystem::new(tree, runtime, options);
+        let filesystem = Filesystem::new(tree.clone(), runtime, options);
         let session = fuser::Session::new(filesystem, &mountpoint, &options.config())
             .and_then(fuser::Session::spawn)
             .map_err(|source| match source.kind() {
@@ -100,7 +101,8 @@ impl Mounted {
                 io::ErrorKind::NotFound => MountError::NoHelper,
                 _ => MountError::Mount { mountpoint: mountpoint.clone(), source },
             })?;
-        Ok(Mounted { mountpoint, session: Some(session) })
+        push::start(&tree, session.notifier());
+        Ok(Mounted { mountpoint, tree, session: Some(session) })
     }
 
     /// Where it is.
@@ -120,6 +122,7 @@ impl Mounted {
 
     fn end(&mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
+        self.tree.push_to(None);
         let failed = |source| MountError::Unmount { mountpoint: self.mountpoint.clone(), source };
         if session.guard.is_finished() {
             // Somebody else unmounted it. Dropped, the session would unmount whatever is at that path by now: fuser

@@ -1,6 +1,6 @@
 //! Startup profiles: which parts of which store paths the first run of something read, in that order.
 //!
-//! The text is for people too: a version line, then `path HASH-NAME` and below it `read OFFSET LENGTH` in
+//! The text is for people too: a version line, `for HASH-NAME`, then `path HASH-NAME` and below it `read OFFSET LENGTH` in
 //! bytes of its NAR. A profile that came with an archive is as hostile as any download: everything in it is
 //! bounded, and it can name nothing but store paths.
 
@@ -45,6 +45,12 @@ pub enum ProfileError {
         /// The first line, shortened.
         found: String,
     },
+    /// The second line does not say which store path it is for.
+    #[error("profile line 2 is {found:?}, expected `for HASH-NAME`")]
+    NoPath {
+        /// The line, shortened.
+        found: String,
+    },
     /// A line is neither a path nor a read, or a read has no path above it.
     #[error("profile line {line}: {text:?} is neither `path HASH-NAME` nor a `read OFFSET LENGTH` below one")]
     Line {
@@ -83,18 +89,20 @@ pub struct Step {
 }
 
 /// What was read first, second and so on. A path whose reads are mixed with those of others has several steps.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Profile {
+    path: StorePath,
     steps: Vec<Step>,
-    /// Lines below the first, and the most bytes that they can have.
+    /// Lines of its text, and the most bytes that they can have.
     lines: usize,
     length: usize,
 }
 
 impl Profile {
-    /// A profile of nothing.
-    pub fn new() -> Self {
-        Self { length: HEADER.len() + 1, ..Self::default() }
+    /// A profile for `path`, of nothing yet.
+    pub fn new(path: StorePath) -> Self {
+        let length = HEADER.len() + 1 + "for ".len() + path_line(&path);
+        Self { path, steps: Vec::new(), lines: 2, length }
     }
 
     /// Reads the text of a profile.
@@ -109,10 +117,13 @@ impl Profile {
         if first != HEADER {
             return Err(ProfileError::Version { found: quoted(first) });
         }
-        let mut profile = Self { length: text.len(), ..Self::default() };
+        let second = lines.next().map_or("", |(_, second)| second);
+        let path = second.strip_prefix("for ").ok_or(ProfileError::NoPath { found: quoted(second) })?;
+        let path = path.parse().map_err(|source| ProfileError::Path { line: 2, source })?;
+        let mut profile = Self { path, steps: Vec::new(), lines: 2, length: text.len() };
         for (line, text) in lines {
             let bad = || ProfileError::Line { line, text: quoted(text) };
-            if profile.lines == MAX_LINES - 1 {
+            if profile.lines == MAX_LINES {
                 return Err(ProfileError::TooManyLines);
             }
             if let Some(path) = text.strip_prefix("path ") {
@@ -137,7 +148,7 @@ impl Profile {
         let lines = usize::from(!same) + usize::from(range.is_some());
         let sound = range.as_ref().is_none_or(|range| range.start < range.end && range.end <= MAX_OFFSET);
         let length = if same { 0 } else { path_line(path) } + READ_LINE;
-        if self.lines + lines > MAX_LINES - 1 || self.length + length > MAX_LENGTH || !sound {
+        if self.lines + lines > MAX_LINES || self.length + length > MAX_LENGTH || !sound {
             return false;
         }
         if !same {
@@ -179,9 +190,9 @@ impl Profile {
         self.steps.iter().map(path).sum()
     }
 
-    /// The store path that was used first, which a profile belongs to unless somebody says otherwise.
-    pub fn first(&self) -> Option<&StorePath> {
-        self.steps.first().map(|step| &step.path)
+    /// The store path that it is for: whose first read replays it.
+    pub fn path(&self) -> &StorePath {
+        &self.path
     }
 
     /// How many bytes of NARs its reads have in sum.
@@ -193,7 +204,7 @@ impl Profile {
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{HEADER}")?;
+        writeln!(f, "{HEADER}\nfor {}", self.path)?;
         for step in &self.steps {
             writeln!(f, "path {}", step.path)?;
             for read in &step.reads {
@@ -233,6 +244,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "erisfs-profile 1\n\
+        for 11111111111111111111111111111111-library\n\
         path 00000000000000000000000000000000-tool\n\
         read 96 131072\n\
         read 4000000 1\n\
@@ -252,12 +264,13 @@ mod tests {
         assert_eq!(profile.steps().len(), 3);
         assert_eq!(profile.steps()[0].reads, [96..131_168, 4_000_000..4_000_001]);
         assert_eq!(profile.bytes(), 131_072 + 1 + 4096);
-        assert_eq!(profile.first(), Some(&paths()[0]));
+        assert_eq!(profile.path(), &paths()[1]);
     }
 
     #[test]
     fn what_is_added_in_order_is_written_in_order_and_neighbours_are_one() {
-        let ([tool, library], mut profile) = (paths(), Profile::new());
+        let [tool, library] = paths();
+        let mut profile = Profile::new(library.clone());
         assert!(profile.add(&tool, Some(96..65_536)) && profile.add(&tool, Some(65_536..131_168)));
         assert!(profile.add(&tool, Some(4_000_000..4_000_001)));
         assert!(profile.add(&library, None) && profile.add(&tool, Some(131_168..135_264)));
@@ -269,7 +282,7 @@ mod tests {
     fn what_was_recorded_can_always_be_read_back() {
         let longest = format!("{}-{}", "0".repeat(32), "n".repeat(211)).parse().unwrap();
         let other = paths()[0].clone();
-        let mut profile = Profile::new();
+        let mut profile = Profile::new(other.clone());
         let mut taken = 0u64;
         while profile
             .add([&longest, &other][taken as usize % 2], Some(MAX_OFFSET - 2 * taken - 2..MAX_OFFSET))
@@ -282,13 +295,19 @@ mod tests {
 
     #[test]
     fn what_is_no_profile_is_refused_with_the_line() {
-        let with = |lines: &str| Profile::parse(format!("{HEADER}\n{lines}").as_bytes()).unwrap_err();
+        let head = format!("{HEADER}\nfor 00000000000000000000000000000000-tool");
+        let with = |lines: &str| Profile::parse(format!("{head}\n{lines}").as_bytes()).unwrap_err();
         let path = "path 00000000000000000000000000000000-tool\n";
         assert!(matches!(Profile::parse(b""), Err(ProfileError::Version { .. })));
         assert!(matches!(Profile::parse(b"erisfs-profile 2\n"), Err(ProfileError::Version { .. })));
+        assert!(matches!(Profile::parse(b"erisfs-profile 1\npath x"), Err(ProfileError::NoPath { .. })));
+        assert!(matches!(
+            Profile::parse(b"erisfs-profile 1\nfor x"),
+            Err(ProfileError::Path { line: 2, .. })
+        ));
         assert!(matches!(Profile::parse(b"\xff"), Err(ProfileError::NotUtf8 { offset: 0 })));
         for line in ["read 1 2\n", "\n", "write 1 2\n"] {
-            assert!(matches!(with(line), ProfileError::Line { line: 2, .. }), "{line:?}");
+            assert!(matches!(with(line), ProfileError::Line { line: 3, .. }), "{line:?}");
         }
         for read in
             ["read 1", "read +1 2", "read 1  2", "read 1 2 ", "read -1 2", "read 99999999999999999999 1"]
@@ -306,12 +325,12 @@ mod tests {
         }
         for read in ["read 5 0", "read 18446744073709551615 1", "read 9223372036854775807 1"] {
             assert!(
-                matches!(with(&format!("{path}{read}\n")), ProfileError::Range { line: 3, .. }),
+                matches!(with(&format!("{path}{read}\n")), ProfileError::Range { line: 4, .. }),
                 "{read:?}"
             );
         }
         let lines = path.repeat(MAX_LENGTH / path.len() - 1);
-        assert!(Profile::parse(format!("{HEADER}\n{lines}").as_bytes()).is_ok());
+        assert!(Profile::parse(format!("{head}\n{lines}").as_bytes()).is_ok());
         assert!(matches!(
             with(&format!("{path}{}", "read 1 2\n".repeat(MAX_LINES))),
             ProfileError::TooManyLines

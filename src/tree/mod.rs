@@ -16,7 +16,7 @@ mod view;
 mod xattr;
 
 pub use crate::store::catalog::Kind;
-pub use ahead::{Profiles, ProfilesError, Pushed, Recorded, read_profile};
+pub use ahead::{Profiles, ProfilesError, Pushed, read_profile};
 pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::Error;

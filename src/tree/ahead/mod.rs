@@ -14,7 +14,6 @@ mod replay;
 
 pub use profiles::{Profiles, ProfilesError, read_profile};
 pub use push::Pushed;
-pub use record::Recorded;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -203,7 +202,7 @@ impl super::Tree {
     }
 
     /// Ends the recording; `None` if there was none, or nothing was read.
-    pub fn stop_recording(&self) -> Option<Recorded> {
+    pub fn stop_recording(&self) -> Option<Profile> {
         self.ahead.recorder.stop()
     }
 

@@ -53,9 +53,9 @@ impl Profiles {
         }
     }
 
-    /// Keeps `profile` for a store path, in place of an earlier one.
-    pub fn save(&self, hash_part: &HashPart, profile: &Profile) -> Result<(), ProfilesError> {
-        let path = self.path(hash_part);
+    /// Keeps `profile` for its store path, in place of an earlier one.
+    pub fn save(&self, profile: &Profile) -> Result<(), ProfilesError> {
+        let path = self.path(&profile.path().hash_part());
         let failed = |source| ProfilesError::Io { path: path.clone(), source };
         fs::create_dir_all(&self.dir).map_err(failed)?;
         // A reader in another process sees the old one or the new one.
@@ -86,9 +86,9 @@ mod tests {
         let path: crate::store::StorePath = "00000000000000000000000000000000-tool".parse().unwrap();
         assert!(profiles.load(&path.hash_part()).unwrap().is_none());
         for end in [5, 7] {
-            let mut profile = Profile::new();
+            let mut profile = Profile::new(path.clone());
             profile.add(&path, Some(0..end));
-            profiles.save(&path.hash_part(), &profile).unwrap();
+            profiles.save(&profile).unwrap();
             assert_eq!(profiles.load(&path.hash_part()).unwrap().unwrap().bytes(), end);
         }
         fs::write(profiles.path(&path.hash_part()), "something else").unwrap();

@@ -1,7 +1,6 @@
 //! What a first run opens and reads, in that order, each byte once.
 
-use std::collections::BTreeMap;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,14 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::store::{HashPart, Profile, StorePath};
 
-/// A profile, and the store path that it is for.
-#[derive(Debug, Clone)]
-pub struct Recorded {
-    /// The path whose first read should replay it.
-    pub path: StorePath,
-    /// What was read.
-    pub profile: Profile,
-}
+/// Store paths that may be opened before the first read: whoever lists the whole store starts nothing.
+const MAX_OPENED: usize = 1024;
 
 /// A recording that may be under way.
 #[derive(Debug, Default)]
@@ -25,11 +18,13 @@ pub(super) struct Recorder {
     recording: Mutex<Option<Recording>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Recording {
-    /// The path that it is for: the one that was named, or the first that was read.
+    /// The path that it is for, where one was named; else the first that is read.
     path: Option<StorePath>,
-    profile: Profile,
+    /// What was opened before anything was read.
+    before: Vec<StorePath>,
+    profile: Option<Profile>,
     opened: HashSet<HashPart>,
     read: HashMap<HashPart, Ranges>,
     /// When something was read that had not been read before.
@@ -43,17 +38,14 @@ impl Recorder {
     }
 
     pub(super) fn start(&self, path: Option<StorePath>) {
-        let (opened, read) = (HashSet::new(), HashMap::new());
-        let recording = Recording { path, profile: Profile::new(), opened, read, last: None };
+        let recording = Recording { path, ..Recording::default() };
         *self.recording.lock().expect("no panic while held") = Some(recording);
         self.on.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn stop(&self) -> Option<Recorded> {
+    pub(super) fn stop(&self) -> Option<Profile> {
         self.on.store(false, Ordering::Relaxed);
-        let recording = self.recording.lock().expect("no panic while held").take()?;
-        recording.last?;
-        Some(Recorded { path: recording.path?, profile: recording.profile })
+        self.recording.lock().expect("no panic while held").take()?.profile
     }
 
     pub(super) fn quiet(&self) -> Option<Duration> {
@@ -64,7 +56,18 @@ impl Recorder {
     pub(super) fn opened(&self, path: &StorePath) {
         let mut recording = self.recording.lock().expect("no panic while held");
         let Some(recording) = &mut *recording else { return };
-        if !recording.opened.contains(&path.hash_part()) && recording.profile.add(path, None) {
+        if recording.opened.contains(&path.hash_part()) {
+            return;
+        }
+        let room = match &mut recording.profile {
+            Some(profile) => profile.add(path, None),
+            None if recording.before.len() < MAX_OPENED => {
+                recording.before.push(path.clone());
+                true
+            }
+            None => false,
+        };
+        if room {
             recording.opened.insert(path.hash_part());
         }
     }
@@ -72,12 +75,17 @@ impl Recorder {
     pub(super) fn read(&self, path: &StorePath, range: Range<u64>) {
         let mut recording = self.recording.lock().expect("no panic while held");
         let Some(recording) = &mut *recording else { return };
-        recording.path.get_or_insert_with(|| path.clone());
+        let profile = recording.profile.get_or_insert_with(|| {
+            let mut profile = Profile::new(recording.path.clone().unwrap_or_else(|| path.clone()));
+            for opened in recording.before.drain(..) {
+                profile.add(&opened, None);
+            }
+            profile
+        });
         recording.opened.insert(path.hash_part());
-        let ranges = recording.read.entry(path.hash_part()).or_default();
-        for new in ranges.add(range) {
+        for new in recording.read.entry(path.hash_part()).or_default().add(range) {
             recording.last = Some(Instant::now());
-            if !recording.profile.add(path, Some(new)) {
+            if !profile.add(path, Some(new)) {
                 // Full: what comes now is no start-up any more.
                 return;
             }
@@ -148,10 +156,11 @@ mod tests {
         recorder.read(&tool, 0..100);
         recorder.read(&tool, 0..4192);
         assert!(recorder.quiet().is_some());
-        let recorded = recorder.stop().unwrap();
-        assert_eq!(recorded.path, tool);
-        let text = recorded.profile.to_string();
-        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let profile = recorder.stop().unwrap();
+        assert_eq!(profile.path(), &tool);
+        let text = profile.to_string();
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(lines[0], format!("path {library}"));
         assert_eq!(
             lines[1..],
             [

@@ -35,7 +35,7 @@ pub(super) async fn find(profiles: &Arc<Profiles>, path: &StorePath, object: &Ob
 /// Fetches what `profile` names. Paths that no catalog lists and ranges that their NARs do not have are passed over: a
 /// published profile is a stranger's.
 pub(super) async fn replay(objects: Arc<Objects>, profile: Profile, most: u64) {
-    let name = profile.first().map(ToString::to_string).unwrap_or_default();
+    let name = profile.path().clone();
     let bytes = profile.bytes();
     if bytes > most {
         tracing::info!("the startup profile of {name} is not replayed: {bytes} bytes are more than {most}");
