@@ -134,6 +134,10 @@ impl BlockStore for Counted {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
 }
 
 #[cfg(test)]

@@ -171,7 +171,12 @@ impl Shared {
             (ErrorKind::PermissionDenied, _) => {
                 Error::Refused { store, reason: Refusal::Denied(error.to_string()) }
             }
-            _ => Error::Unavailable { reference: reference.copied(), store, source: Arc::new(error) },
+            _ => Error::Unavailable {
+                reference: reference.copied(),
+                store,
+                retry_after: None,
+                source: Arc::new(error),
+            },
         }
     }
 
@@ -182,6 +187,7 @@ impl Shared {
             }
             ErrorKind::NotFound => Error::Unavailable {
                 reference: Some(*reference),
+                retry_after: None,
                 store: self.name.clone(),
                 source: Arc::new(error),
             },

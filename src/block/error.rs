@@ -42,6 +42,8 @@ pub enum Error {
         reference: Option<Reference>,
         /// The store that could not answer.
         store: Arc<str>,
+        /// After how long the store asked to be tried again, if it said so.
+        retry_after: Option<Duration>,
         /// What was in the way.
         source: Source,
     },

@@ -1,24 +1,24 @@
-//! Several stores that are to hold the same blocks: what is put goes to each of them.
+//! Race stores that are to hold the same blocks: what is put goes to each of them.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{future, stream::BoxStream};
 
-use super::{Block, BlockStore, Error, Several};
+use super::{Block, BlockStore, Error, Race};
 use crate::eris::Reference;
 
 /// Stores that are written together. A block counts as there when every one has it; reading asks them in order.
 #[derive(Debug)]
 pub struct Every {
     stores: Vec<Arc<dyn BlockStore>>,
-    read: Several,
+    read: Race,
 }
 
 impl Every {
     /// The stores; the first is read first.
     pub fn new(stores: Vec<Arc<dyn BlockStore>>) -> Self {
-        Self { read: Several::new(stores.clone()), stores }
+        Self { read: Race::new(stores.clone()), stores }
     }
 }
 

@@ -83,6 +83,7 @@ impl Fault {
             Some(Faulty::Unavailable) => Err(Error::Unavailable {
                 reference: Some(*reference),
                 store: self.name().into(),
+                retry_after: None,
                 source: Arc::new(std::io::Error::other("a fault was asked for")),
             }),
             Some(Faulty::Silent) => std::future::pending().await,
@@ -136,6 +137,10 @@ impl BlockStore for Fault {
 
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
+    }
+
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
     }
 }
 

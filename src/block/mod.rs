@@ -7,36 +7,40 @@
 mod cache;
 mod counted;
 mod dir;
+mod disk;
 mod error;
 mod every;
 mod fault;
 mod http;
 mod lru;
 mod memory;
+mod race;
 mod retry;
-mod several;
 mod sqlite;
+mod stack;
 mod verify;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
-pub use cache::Cache;
+pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
+pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
 pub use http::{Http, Patience};
 pub use lru::ByteLru;
 pub use memory::Memory;
+pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
-pub use several::Several;
 pub use sqlite::Sqlite;
+pub use stack::{DiskStatus, Held, Stack, StackSettings, StackStatus};
 pub use verify::Verify;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
@@ -86,48 +90,65 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
 
     /// How many requests the store likes to have in flight; at least 1.
     fn concurrency(&self) -> usize;
+
+    /// Whether answers come over a network, so that their latency and the requests that may be in flight are worth measuring.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
 pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
+    let source = open_source(url)?;
+    if source.is_remote() { Ok(Arc::new(Retry::new(source))) } else { Ok(source) }
+}
+
+/// Opens one URL as [`open`] does, for a [`Race`]: checked too, but not tried again, which is what the race does itself.
+pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
         "dir" | "sqlite" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
-        // A wrong block may be the accident of one transfer, so the retry stands above the check.
-        "http" | "https" => {
-            Ok(Arc::new(Retry::new(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?))))))
-        }
+        "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
+        "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
+        // It checks what it reads and what it is given.
+        "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
-        _ => Err(bad_url(url, "known are dir:PATH, sqlite:PATH, http://HOST/, https://HOST/ and memory:")),
+        _ => Err(bad_url(
+            url,
+            "known are dir:PATH, sqlite:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+        )),
     }
 }
 
-/// Opens several URLs as one store that asks them in the order given ([`Several`]).
+/// Opens the sources that URLs name, best first, as one store ([`Race`]).
+pub fn open_race<S: AsRef<str>>(urls: &[S]) -> Result<Race, Error> {
+    Ok(Race::new(open_each(urls, open_source)?))
+}
+
+/// Opens URLs, best first, as one store for reading ([`Race`]).
 pub fn open_all<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
-    open_with(urls, |stores| Arc::new(Several::new(stores)))
+    Ok(Arc::new(open_race(urls)?))
 }
 
 /// Opens several URLs as one store that puts blocks into each of them ([`Every`]).
 pub fn open_every<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
-    open_with(urls, |stores| Arc::new(Every::new(stores)))
+    let mut stores = open_each(urls, open)?;
+    if stores.len() == 1 { Ok(stores.remove(0)) } else { Ok(Arc::new(Every::new(stores))) }
 }
 
-fn open_with<S: AsRef<str>>(
-    urls: &[S],
-    join: impl FnOnce(Vec<Arc<dyn BlockStore>>) -> Arc<dyn BlockStore>,
-) -> Result<Arc<dyn BlockStore>, Error> {
-    let mut stores = urls.iter().map(|url| open(url.as_ref())).collect::<Result<Vec<_>, _>>()?;
-    match stores.len() {
-        0 => Err(bad_url("", "no block store was named")),
-        1 => Ok(stores.remove(0)),
-        _ => Ok(join(stores)),
+type Opened = Result<Arc<dyn BlockStore>, Error>;
+
+fn open_each<S: AsRef<str>>(urls: &[S], open: fn(&str) -> Opened) -> Result<Vec<Arc<dyn BlockStore>>, Error> {
+    if urls.is_empty() {
+        return Err(bad_url("", "no block store was named"));
     }
+    urls.iter().map(|url| open(url.as_ref())).collect()
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
@@ -145,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_store_is_refused_with_the_reason() {
-        for url in ["", "blocks", "dir:", "sqlite:", "memory:x", "ftp://host/", "http://", "https:"] {
+        for url in ["", "blocks", "dir:", "sqlite:", "cache:", "memory:x", "ftp://host/", "http://", "https:"]
+        {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
         assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
@@ -154,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "http://host/prefix", "memory:"] {
+        for url in ["dir:/a b/c", "sqlite:x.db", "cache:x", "http://host/prefix", "memory:"] {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");

@@ -111,6 +111,10 @@ impl BlockStore for Retry {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +152,7 @@ mod tests {
                 return Err(Error::Unavailable {
                     reference: Some(*reference),
                     store: self.name().into(),
+                    retry_after: None,
                     source,
                 });
             }

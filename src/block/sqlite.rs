@@ -235,7 +235,12 @@ impl Shared {
     }
 
     fn unavailable(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::Unavailable { reference: None, store: self.name.clone(), source: Arc::new(error) }
+        Error::Unavailable {
+            reference: None,
+            store: self.name.clone(),
+            retry_after: None,
+            source: Arc::new(error),
+        }
     }
 
     fn foreign(&self, what: &str) -> Error {

@@ -1,5 +1,6 @@
 //! Decoded frames of seekable objects: a cache by bytes, and one decoding however many readers.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ pub struct FrameCache {
     /// Somebody who waits for a frame must not join a fetch ahead, which may stand at the gate: each has flights of its own,
     /// which share the requests for blocks (`block::Cache`) and the decoding.
     flights: Flights<(Key, bool), Result<Bytes, Error>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -27,16 +30,45 @@ struct Shelf {
     decoding: Flights<Key, Result<Bytes, Error>>,
 }
 
+/// What a [`FrameCache`] holds, and how often it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct FramesStatus {
+    /// Decoded bytes kept.
+    pub bytes: usize,
+    /// Decoded bytes that may be kept.
+    pub capacity: usize,
+    /// Frames asked for that were kept.
+    pub hits: u64,
+    /// Frames asked for that had to be decoded, or waited for.
+    pub misses: u64,
+}
+
 impl FrameCache {
     /// Keeps at most `bytes` of decoded data.
     pub fn new(bytes: usize) -> Self {
         let shelf = Shelf { decoded: Mutex::new(ByteLru::new(bytes)), decoding: Flights::default() };
-        FrameCache { shelf: Arc::new(shelf), flights: Flights::default() }
+        FrameCache {
+            shelf: Arc::new(shelf),
+            flights: Flights::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
     }
 
-    /// How many bytes of decoded data are kept at most.
-    pub fn capacity(&self) -> usize {
-        self.shelf.decoded.lock().expect("no panic while held").capacity()
+    /// What it holds now, and how often it was asked since it was made.
+    pub fn status(&self) -> FramesStatus {
+        let decoded = self.shelf.decoded.lock().expect("no panic while held");
+        FramesStatus {
+            bytes: decoded.bytes(),
+            capacity: decoded.capacity(),
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+        }
+    }
+
+    /// Whether `frame` is decoded already.
+    pub fn contains(&self, content: &Content, frame: &Frame) -> bool {
+        self.shelf.decoded.lock().expect("no panic while held").contains(&(content.id(), frame.index))
     }
 
     /// The decoded bytes of `frame`. Ready at once when it is in the cache.
@@ -47,10 +79,15 @@ impl FrameCache {
         deadline: Deadline,
     ) -> Result<Bytes, Error> {
         let key = (content.id(), frame.index);
+        let mut asked = deadline.is_ahead();
         loop {
+            // What is fetched ahead was asked for by nobody.
+            let counts = u64::from(!std::mem::replace(&mut asked, true));
             if let Some(bytes) = self.shelf.get(&key) {
+                self.hits.fetch_add(counts, Relaxed);
                 return Ok(bytes);
             }
+            self.misses.fetch_add(counts, Relaxed);
             let flight = self.flights.join((key, deadline.is_ahead()), || {
                 let (shelf, content, frame) = (self.shelf.clone(), content.clone(), frame.clone());
                 async move {

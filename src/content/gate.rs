@@ -57,7 +57,7 @@ struct Waiting {
 }
 
 /// How many blocks are in flight, and how many prefetches wait for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct InFlight {
     /// Blocks that somebody waits for.
     pub foreground: usize,

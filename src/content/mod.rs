@@ -8,12 +8,14 @@
 mod flights;
 mod frames;
 mod gate;
+mod plan;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
-pub use frames::{FrameCache, decode_frame};
+pub use frames::{FrameCache, FramesStatus, decode_frame};
 pub use gate::{Gate, InFlight};
+pub use plan::Plan;
 pub use read_ahead::{Read, ReadAhead, Windows};
 pub use reader::{Content, Limits};
 

@@ -10,6 +10,7 @@ use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 
 use super::{Filesystem, Options, push};
+use crate::metrics::Requests;
 use crate::tree::Tree;
 
 const DEVICE: &str = "/dev/fuse";
@@ -71,6 +72,7 @@ pub struct Mounted {
     mountpoint: PathBuf,
     tree: Arc<Tree>,
     session: Option<BackgroundSession>,
+    requests: Arc<Requests>,
 }
 
 impl Mounted {
@@ -94,6 +96,7 @@ impl Mounted {
             })?;
         check_device()?;
         let filesystem = Filesystem::new(tree.clone(), runtime, options);
+        let requests = filesystem.requests.clone();
         let session = fuser::Session::new(filesystem, &mountpoint, &options.config())
             .and_then(fuser::Session::spawn)
             .map_err(|source| match source.kind() {
@@ -102,12 +105,17 @@ impl Mounted {
                 _ => MountError::Mount { mountpoint: mountpoint.clone(), source },
             })?;
         push::start(&tree, session.notifier());
-        Ok(Mounted { mountpoint, tree, session: Some(session) })
+        Ok(Mounted { mountpoint, tree, session: Some(session), requests })
     }
 
     /// Where it is.
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    /// What the kernel asked, by kind.
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
     }
 
     /// Whether somebody else (`umount`, `fusermount3 -u`) ended it.

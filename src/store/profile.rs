@@ -313,13 +313,13 @@ mod tests {
             ["read 1", "read +1 2", "read 1  2", "read 1 2 ", "read -1 2", "read 99999999999999999999 1"]
         {
             assert!(
-                matches!(with(&format!("{path}{read}\n")), ProfileError::Line { line: 3, .. }),
+                matches!(with(&format!("{path}{read}\n")), ProfileError::Line { line: 4, .. }),
                 "{read:?}"
             );
         }
         for name in ["../etc/passwd", "00000000000000000000000000000000", "/nix/store/x", ""] {
             assert!(
-                matches!(with(&format!("path {name}\n")), ProfileError::Path { line: 2, .. }),
+                matches!(with(&format!("path {name}\n")), ProfileError::Path { line: 3, .. }),
                 "{name:?}"
             );
         }

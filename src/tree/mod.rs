@@ -11,6 +11,7 @@ mod error;
 mod inode;
 mod object;
 mod objects;
+mod plan;
 mod read_dir;
 mod view;
 mod xattr;
@@ -22,8 +23,9 @@ pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::Error;
 pub use inode::Inode;
 pub use object::{Expected, Fault, Object};
+pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
-pub use view::Tree;
+pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 use std::path::PathBuf;

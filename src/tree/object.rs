@@ -61,7 +61,7 @@ pub struct Object {
 }
 
 #[derive(Debug)]
-enum Form {
+pub(super) enum Form {
     /// No archive: one file.
     File,
     Nar,
@@ -129,6 +129,10 @@ impl Object {
         }
     }
 
+    pub(super) fn form(&self) -> &Form {
+        &self.form
+    }
+
     /// Size of the NAR in bytes (of the file, where it is no NAR).
     pub fn nar_size(&self) -> u64 {
         match &self.form {
@@ -172,7 +176,7 @@ impl Object {
         let from = offset.min(size);
         let to = offset.saturating_add(length).min(size);
         let read = self.read_range(start + from..start + to, frames, deadline).await;
-        read.map_err(|source| Error::Read { name: self.full_name(node), source })
+        read.map_err(|source| Error::Read { name: self.path_of(node), source })
     }
 
     /// Bytes of the NAR (of the file, where it is no NAR).
@@ -274,7 +278,8 @@ impl Object {
         }
     }
 
-    fn full_name(&self, node: NodeId) -> String {
+    /// `HASH-NAME`, or the content, with the path of a node in it.
+    pub fn path_of(&self, node: NodeId) -> String {
         let path = self.listing.path(node);
         match path.is_empty() {
             true => self.name.clone(),

@@ -1,15 +1,17 @@
 //! The tree itself: look-ups, attributes and reads, and the opened objects behind them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use super::ahead::Ahead;
 use super::inode::{Occupant, Slot};
 use super::objects::Objects;
 use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Symlinks};
 use crate::block::BlockStore;
-use crate::content::{Deadline, Fetch, FrameCache};
+use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
 use crate::store::{HashPart, StorePath};
@@ -20,6 +22,18 @@ pub struct Tree {
     pub(super) objects: Arc<Objects>,
     pub(super) ahead: Ahead,
     symlinks: Symlinks,
+    read_bytes: AtomicU64,
+}
+
+/// What a [`Tree`] answered, and what it keeps for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TreeStatus {
+    /// Bytes of files and archives that were answered.
+    pub read_bytes: u64,
+    /// Decoded data.
+    pub frames: FramesStatus,
+    /// Blocks on their way.
+    pub in_flight: InFlight,
 }
 
 impl Tree {
@@ -27,7 +41,8 @@ impl Tree {
     pub fn new(fetch: Arc<Fetch>, catalogs: Catalogs, settings: Settings) -> Self {
         let (frames, trees) = (settings.frame_bytes, settings.object_bytes);
         let objects = Arc::new(Objects::new(fetch, catalogs, frames, trees));
-        Tree { ahead: Ahead::new(objects.clone(), &settings), symlinks: settings.symlinks, objects }
+        let ahead = Ahead::new(objects.clone(), &settings);
+        Tree { ahead, symlinks: settings.symlinks, objects, read_bytes: AtomicU64::new(0) }
     }
 
     /// What the root lists.
@@ -48,6 +63,17 @@ impl Tree {
     /// Decoded frames are kept here.
     pub fn frames(&self) -> &FrameCache {
         &self.objects.frames
+    }
+
+    /// What it answered since it was made, and what it keeps now.
+    pub fn status(&self) -> TreeStatus {
+        let in_flight = self.fetch().gate().in_flight();
+        TreeStatus { read_bytes: self.read_bytes.load(Relaxed), frames: self.frames().status(), in_flight }
+    }
+
+    /// Takes note that so many bytes went to somebody who read them past [`read`](Self::read), from an object.
+    pub fn count_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// The node `name` of the directory `parent`; `None` if there is no such name.
@@ -109,7 +135,9 @@ impl Tree {
         }
         let (object, node) = self.open_node(inode, deadline).await?;
         self.ahead.read(inode, &object, node, offset..offset.saturating_add(size.into()));
-        object.read(node, offset, size.into(), self.frames(), deadline).await
+        let bytes = object.read(node, offset, size.into(), self.frames(), deadline).await?;
+        self.count_read(bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// The store path with this hash part, opened; `None` if no catalog lists it.

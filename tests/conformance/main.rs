@@ -1,5 +1,7 @@
 //! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
 
+#[path = "../support/certified.rs"]
+mod certified;
 mod faults;
 mod https;
 #[path = "../support/n2r.rs"]
@@ -9,7 +11,7 @@ mod suite;
 
 use std::{any::Any, sync::Arc};
 
-use erisfs::block::{self, BlockStore, Cache, Counted, Fault, Memory, Retry, Several, Verify};
+use erisfs::block::{self, BlockStore, Cache, Counted, Fault, Memory, Race, Retry, Verify};
 use erisfs::serve::{Limits, PutPolicy, Server, Service, Token};
 use suite::Subject;
 
@@ -51,7 +53,7 @@ conforms! {
     http: served();
     serve: served_by_erisfs();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
-    several: decorated(last_of_three);
+    race: decorated(last_of_three);
     counted: decorated(|inner| Arc::new(Counted::new(inner)));
     fault: decorated(|inner| Arc::new(Fault::new(inner)));
     retry: decorated(|inner| Arc::new(Retry::new(inner)));
@@ -101,11 +103,11 @@ async fn decorated(decorate: impl FnOnce(Arc<dyn BlockStore>) -> Arc<dyn BlockSt
 /// Two stores that lack everything and take nothing come first.
 fn last_of_three(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
     let empty = || Arc::new(suite::Library) as Arc<dyn BlockStore>;
-    Arc::new(Several::new(vec![empty(), empty(), inner]))
+    Arc::new(Race::new(vec![empty(), empty(), inner]))
 }
 
 fn all_decorators(inner: Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
     let faultless = Arc::new(Verify::new(Arc::new(Fault::new(inner))));
-    let several = last_of_three(Arc::new(Retry::new(faultless)));
-    Arc::new(Counted::new(Arc::new(Cache::new(several, 1 << 20))))
+    let race = last_of_three(Arc::new(Retry::new(faultless)));
+    Arc::new(Counted::new(Arc::new(Cache::new(race, 1 << 20))))
 }

@@ -43,7 +43,7 @@ pub(super) async fn replay(objects: Arc<Objects>, profile: Profile, most: u64) {
     }
     tracing::debug!("replaying the startup profile of {name}: {bytes} bytes");
     // Decoded they are of use only if they are still there when they are read.
-    let decode = bytes <= objects.frames.capacity() as u64 / 2;
+    let decode = bytes <= objects.frames.status().capacity as u64 / 2;
     let opened = stream::iter(profile.into_steps()).map(|step| open(objects.clone(), step));
     let reads = opened.buffered(OPENING).filter_map(std::future::ready).flat_map(|(object, reads)| {
         let objects = objects.clone();

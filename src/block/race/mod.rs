@@ -1,7 +1,9 @@
-//! Several stores as one, asked in order of preference.
+//! Race stores as one, asked in order of preference.
 //!
 //! A store that lacks a block, lies, or does not answer is passed over for the next. That a block is *not found* is said only
 //! when every store said so; otherwise the error names each store with its reason.
+
+mod status;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,18 +13,38 @@ use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream, stream:
 use super::{Block, BlockStore, Error};
 use crate::eris::Reference;
 
-/// Several stores in order of preference. A put goes to the first that takes blocks.
+pub use status::{SourceState, SourceStatus};
+
+/// Race stores in order of preference. A put goes to the first that takes blocks.
 #[derive(Debug)]
-pub struct Several {
+pub struct Race {
     stores: Vec<Arc<dyn BlockStore>>,
     name: Arc<str>,
 }
 
-impl Several {
+impl Race {
     /// The stores, best first. Without any, every block is absent.
     pub fn new(stores: Vec<Arc<dyn BlockStore>>) -> Self {
         let name = stores.iter().map(|store| store.name()).collect::<Vec<_>>().join(", ").into();
         Self { stores, name }
+    }
+
+    /// Writes blocks that one of `targets` lacked back to it, in the background. A target is a store that takes blocks, mostly one
+    /// of the sources under the same name: what came from a source after it, it did not have.
+    pub fn with_reseed(self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
+        let _ = targets;
+        self
+    }
+
+    /// The sources as they are now, best first.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        Vec::new()
+    }
+
+    /// The name of the source that gave this block, if it did so lately.
+    pub fn came_from(&self, reference: &Reference) -> Option<Arc<str>> {
+        let _ = reference;
+        None
     }
 
     /// The one error that stands for all.
@@ -41,7 +63,7 @@ type Answer = (Reference, Result<Block, Error>);
 
 /// A batch on its way through the stores.
 struct Batch<'a> {
-    several: &'a Several,
+    race: &'a Race,
     /// What the stores that were asked are sending, with their places in the order.
     running: SelectAll<BoxStream<'a, (usize, Answer)>>,
     /// The blocks without an answer yet.
@@ -59,7 +81,7 @@ struct Open {
 impl<'a> Batch<'a> {
     fn ask(&mut self, place: usize, references: Vec<Reference>) {
         self.running
-            .push(self.several.stores[place].get_many(references).map(move |answer| (place, answer)).boxed());
+            .push(self.race.stores[place].get_many(references).map(move |answer| (place, answer)).boxed());
     }
 
     /// Everything that has arrived by now, at least one answer; `None` at the end.
@@ -81,11 +103,11 @@ impl<'a> Batch<'a> {
                 Ok(block) => Ok(block),
                 Err(error) => {
                     open.failures.push(error);
-                    if place + 1 < self.several.stores.len() {
+                    if place + 1 < self.race.stores.len() {
                         next.entry(place + 1).or_default().push(reference);
                         continue;
                     }
-                    Err(self.several.all_failed(reference, std::mem::take(&mut open.failures)))
+                    Err(self.race.all_failed(reference, std::mem::take(&mut open.failures)))
                 }
             };
             settled.extend(std::iter::repeat_n((reference, answer), open.asked));
@@ -99,7 +121,7 @@ impl<'a> Batch<'a> {
 }
 
 #[async_trait]
-impl BlockStore for Several {
+impl BlockStore for Race {
     fn name(&self) -> &str {
         &self.name
     }
@@ -129,7 +151,7 @@ impl BlockStore for Several {
                 distinct.push(reference);
             }
         }
-        let mut batch = Batch { several: self, running: SelectAll::new(), open };
+        let mut batch = Batch { race: self, running: SelectAll::new(), open };
         batch.ask(0, distinct);
         stream::unfold(batch, |mut batch| async move {
             let arrived = batch.arrived().await?;
@@ -215,12 +237,12 @@ mod tests {
         let ((first, fault), (second, _)) = (store(&[1, 2, 3]).await, store(&[2, 3, 4]).await);
         fault.set(block(2).0, Faulty::Corrupt);
         fault.set(block(3).0, Faulty::Unavailable);
-        let several = Several::new(vec![first, second]);
+        let race = Race::new(vec![first, second]);
         let references: Vec<_> = (1..=5).map(|byte| block(byte).0).collect();
         for byte in 1..=4 {
-            assert_eq!(several.get(&block(byte).0).await.expect("one has it"), block(byte).1);
+            assert_eq!(race.get(&block(byte).0).await.expect("one has it"), block(byte).1);
         }
-        let answers: HashMap<_, _> = several.get_many(references.clone()).collect().await;
+        let answers: HashMap<_, _> = race.get_many(references.clone()).collect().await;
         assert_eq!(
             references.iter().map(|r| answers[r].is_ok()).collect::<Vec<_>>(),
             [true, true, true, true, false]
@@ -232,27 +254,27 @@ mod tests {
     async fn not_found_is_said_only_when_all_say_so() {
         let ((first, fault), (second, _)) = (store(&[1]).await, store(&[]).await);
         fault.set_all(Faulty::Corrupt);
-        let several = Several::new(vec![second.clone(), first, second]);
+        let race = Race::new(vec![second.clone(), first, second]);
         let (reference, _) = block(1);
-        let alone = several.get(&reference).await.expect_err("spoiled or absent");
+        let alone = race.get(&reference).await.expect_err("spoiled or absent");
         let in_batch =
-            several.get_many(vec![reference]).next().await.expect("one answer").1.expect_err("the same");
+            race.get_many(vec![reference]).next().await.expect("one answer").1.expect_err("the same");
         for error in [alone, in_batch] {
             assert!(matches!(error.most_telling(), Error::Corrupt { .. }), "{error}");
             assert_eq!(error.to_string().matches("memory:").count(), 3, "each store is named: {error}");
         }
         fault.set_all(Faulty::Missing);
-        let absent = several.get(&reference).await.expect_err("absent");
+        let absent = race.get(&reference).await.expect_err("absent");
         assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
-        assert!(matches!(Several::new(Vec::new()).get(&reference).await, Err(Error::NotFound { .. })));
+        assert!(matches!(Race::new(Vec::new()).get(&reference).await, Err(Error::NotFound { .. })));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_does_not_wait_for_a_slow_block_before_asking_the_next_store_for_others() {
         let ((first, fault), (second, _)) = (store(&[1]).await, store(&[2]).await);
         fault.set(block(1).0, Faulty::Slow(Duration::from_secs(9)));
-        let several = Several::new(vec![first, second]);
-        let mut answers = several.get_many(vec![block(1).0, block(2).0]);
+        let race = Race::new(vec![first, second]);
+        let mut answers = race.get_many(vec![block(1).0, block(2).0]);
         let begun = tokio::time::Instant::now();
         assert_eq!(answers.next().await.expect("two answers").0, block(2).0);
         assert!(begun.elapsed() < Duration::from_secs(1));
