@@ -7,6 +7,7 @@ mod disk;
 mod get;
 mod ls;
 mod mount;
+mod profile;
 mod publish;
 mod put;
 mod serve;
@@ -69,6 +70,8 @@ enum Command {
     Status(status::Status),
     /// Tell what a read of a file costs: what of it is here, and where the rest would come from
     Why(why::Why),
+    /// Record what a program reads when it starts, so that it starts faster from a new mount
+    Profile(profile::ProfileCommand),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -163,6 +166,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
+        Command::Profile(profile) => profile.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
