@@ -219,9 +219,13 @@ async fn a_sequential_read_is_as_fast_as_the_store_bears() {
         stage.slow();
         let begun = Instant::now();
         assert!(stage.read_all(large).await == noise(48 << 20));
-        // 56 of 64 requests of 32 KiB at a time, and as long again for the window to open.
+        // 56 of 64 requests of 32 KiB at a time, once the window is open.
         let ideal = LATENCY * (48 * 32 / 56);
-        assert!(begun.elapsed() <= ideal * 3 / 2, "{:?}, {ideal:?} at best", begun.elapsed());
+        assert!(
+            begun.elapsed() <= ideal * 11 / 10 + LATENCY * 12,
+            "{:?}, {ideal:?} at best",
+            begun.elapsed()
+        );
     }
 }
 
@@ -240,7 +244,7 @@ async fn reading_every_small_file_in_order_is_nearly_as_fast_as_fetching_the_who
         bytes += stage.read_all(entry.attr).await.len();
     }
     let eager = LATENCY * (bytes as u32 / (32 * 1024) / 56 + 1);
-    assert!(begun.elapsed() <= eager * 2, "{:?}, {eager:?} at best", begun.elapsed());
+    assert!(begun.elapsed() <= eager * 11 / 10 + LATENCY * 8, "{:?}, {eager:?} at best", begun.elapsed());
 }
 
 #[tokio::test]

@@ -105,6 +105,41 @@ impl FrameCache {
     }
 }
 
+impl FrameCache {
+    /// The decoded bytes of consecutive frames, ahead of need. What is missing of them is fetched in one piece: a block that
+    /// holds the end of one and the start of the next is asked for once.
+    pub async fn get_run(
+        &self,
+        content: &Arc<Content>,
+        frames: &[Frame],
+        deadline: Deadline,
+    ) -> Result<Vec<Bytes>, Error> {
+        let missing = |frame: &&Frame| !self.contains(content, frame);
+        let (first, last) = (frames.iter().find(missing), frames.iter().rfind(missing));
+        let range = match (first, last) {
+            (Some(first), Some(last)) => first.compressed.start..last.compressed.end,
+            _ => 0..0,
+        };
+        let compressed = content.read_at(range.clone(), deadline).await?;
+        let mut decoded = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let key = (content.id(), frame.index);
+            let bytes = match self.shelf.get(&key) {
+                Some(bytes) => bytes,
+                None if range.start <= frame.compressed.start && frame.compressed.end <= range.end => {
+                    let place = |at: u64| (at - range.start) as usize;
+                    let bytes = compressed.slice(place(frame.compressed.start)..place(frame.compressed.end));
+                    self.shelf.clone().decode(key, content.clone(), frame.clone(), bytes).await?
+                }
+                // Evicted meanwhile.
+                None => self.get(content, frame, deadline).await?,
+            };
+            decoded.push(bytes);
+        }
+        Ok(decoded)
+    }
+}
+
 impl Shelf {
     fn get(&self, key: &Key) -> Option<Bytes> {
         self.decoded.lock().expect("no panic while held").get(key).cloned()

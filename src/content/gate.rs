@@ -149,6 +149,12 @@ impl Gate {
         loop {
             let room = room(limit, state.foreground, state.ahead);
             if room == 0 {
+                let waits = !state.waiting.is_empty();
+                drop(state);
+                if waits {
+                    // A store that finds out what it bears would never hear of those whom the gate holds back.
+                    self.store.press();
+                }
                 return;
             }
             let Some((_, first)) = state.waiting.pop_first() else { return };

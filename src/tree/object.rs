@@ -15,7 +15,7 @@ use super::{Error, Facts};
 use crate::compress::Compression;
 use crate::content::{self, Content, Deadline, Fetch, FrameCache, Limits};
 use crate::eris::ReadCapability;
-use crate::nar::seekable::{SeekTable, Tail, TailError, read_listing, read_profile};
+use crate::nar::seekable::{Frame, SeekTable, Tail, TailError, read_listing, read_profile};
 use crate::nar::{Builder, Indexer, Kind, Listing, ListingError, NodeId};
 use crate::store::Profile;
 
@@ -26,6 +26,10 @@ const STEP: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024;
 
 /// Frames that are decoded at a time for one read.
 const FRAMES: usize = 8;
+/// Compressed bytes that are fetched in one piece ahead of need: some frames, and decoded as soon as they are there.
+const RUN: u64 = 512 * 1024;
+/// Frames in such a piece: a few of the usual size, and no more of those that some stranger made.
+const RUN_FRAMES: usize = 16;
 /// Listings that are parsed at a time: a large one takes hundreds of MiB while it is.
 static PARSING: Semaphore = Semaphore::const_new(2);
 /// No announced size: contents of this many bytes are taken (8 EiB are the kernel's limit for a file).
@@ -223,14 +227,16 @@ impl Object {
             arrived(range.start, bytes);
             return Ok(());
         };
-        let reads = table.frames_covering(range.clone()).map(|frame| async move {
-            let bytes = frames.get(&self.content, &frame, deadline).await?;
-            Ok::<_, content::Error>((frame.decompressed, bytes))
+        let runs = runs(table.frames_covering(range.clone())).map(|run| async move {
+            let decoded = frames.get_run(&self.content, &run, deadline).await?;
+            Ok::<_, content::Error>((run, decoded))
         });
-        let mut reads = stream::iter(reads).buffered(FRAMES);
-        while let Some((frame, bytes)) = reads.try_next().await? {
-            let (start, end) = (range.start.max(frame.start), range.end.min(frame.end));
-            arrived(start, bytes.slice((start - frame.start) as usize..(end - frame.start) as usize));
+        let mut runs = stream::iter(runs).buffered(FRAMES);
+        while let Some((run, decoded)) = runs.try_next().await? {
+            for (frame, bytes) in run.into_iter().map(|frame| frame.decompressed).zip(decoded) {
+                let (start, end) = (range.start.max(frame.start), range.end.min(frame.end));
+                arrived(start, bytes.slice((start - frame.start) as usize..(end - frame.start) as usize));
+            }
         }
         Ok(())
     }
@@ -511,6 +517,19 @@ impl Opening {
     fn fault(&self, fault: Fault) -> Error {
         Error::Object { name: self.expected.name.clone(), fault: Arc::new(fault) }
     }
+}
+
+/// Consecutive frames, those together that are fetched in one piece.
+fn runs(frames: impl Iterator<Item = Frame>) -> impl Iterator<Item = Vec<Frame>> {
+    let mut frames = frames.peekable();
+    std::iter::from_fn(move || {
+        let mut run = vec![frames.next()?];
+        let end = run[0].compressed.start + RUN;
+        while let Some(next) = frames.next_if(|next| next.compressed.end <= end && run.len() < RUN_FRAMES) {
+            run.push(next);
+        }
+        Some(run)
+    })
 }
 
 /// The tree of a content that is no archive.

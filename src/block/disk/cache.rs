@@ -117,4 +117,8 @@ impl BlockStore for DiskCache {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn press(&self) {
+        self.inner.press();
+    }
 }

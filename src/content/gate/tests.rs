@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::FutureExt;
 
 use super::*;
@@ -5,13 +7,14 @@ use crate::block::{Fault, Memory};
 
 /// A gate before a store that bears so many requests.
 fn gate(limit: usize) -> Arc<Gate> {
-    Gate::new(Arc::new(Narrow { inner: Fault::new(Arc::new(Memory::new())), limit }))
+    Gate::new(Arc::new(Narrow { inner: Fault::new(Arc::new(Memory::new())), limit, pressed: Default::default() }))
 }
 
 #[derive(Debug)]
 struct Narrow {
     inner: Fault,
     limit: usize,
+    pressed: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -40,6 +43,9 @@ impl BlockStore for Narrow {
     }
     fn concurrency(&self) -> usize {
         self.limit
+    }
+    fn press(&self) {
+        self.pressed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -140,4 +146,15 @@ fn each_arrival_makes_room() {
     assert_eq!(next.now_or_never().unwrap().blocks(), 1);
     (0..20).for_each(|_| pass.arrived());
     assert_eq!(gate.in_flight().ahead, 0);
+}
+
+#[test]
+fn the_store_hears_that_somebody_waits_for_room() {
+    let store = Arc::new(Narrow { inner: Fault::new(Arc::new(Memory::new())), limit: 8, pressed: Default::default() });
+    let gate = Gate::new(store.clone());
+    let pass = now(&gate, 7).unwrap();
+    assert!(!store.pressed.load(Ordering::Relaxed));
+    assert!(now(&gate, 1).is_none());
+    assert!(store.pressed.load(Ordering::Relaxed));
+    drop(pass);
 }
