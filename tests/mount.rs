@@ -27,6 +27,7 @@ use tokio::runtime::Runtime;
 /// A shelf, mounted. The mount goes before the runtime that answers for it.
 struct Stage {
     mounted: Option<Mounted>,
+    tree: Arc<Tree>,
     point: TempDir,
     fault: Arc<Fault>,
     counted: Arc<Counted>,
@@ -35,27 +36,37 @@ struct Stage {
 
 impl Stage {
     fn new(shelf: &mut Shelf, options: &str) -> Self {
+        Self::with(shelf, options, Settings::default())
+    }
+
+    fn with(shelf: &mut Shelf, options: &str, settings: Settings) -> Self {
         let runtime = Runtime::new().unwrap();
         let options = Options::parse([options]).unwrap();
         let catalog = shelf.catalog();
         let fault = Arc::new(Fault::new(shelf.blocks.clone()));
         let counted = Arc::new(Counted::new(fault.clone() as Arc<dyn BlockStore>));
         let fetch = Fetch::new(Arc::new(Cache::new(counted.clone(), 1 << 20)), 1 << 20);
-        let tree = runtime.block_on(async {
+        let tree = Arc::new(runtime.block_on(async {
             let deadline = Deadline::after(Duration::from_secs(20));
             let catalog = Catalog::open(fetch.clone(), catalog, deadline).await.unwrap();
-            let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
+            let settings = Settings { symlinks: options.symlinks, ..settings };
             Tree::new(fetch, Catalogs::new(vec![catalog]), settings)
-        });
+        }));
         let point = TempDir::new().unwrap();
         // Without the right to mount this fails with the sentence that says what is missing.
-        let mounted = Mounted::new(Arc::new(tree), point.path(), &options, runtime.handle().clone());
+        let mounted = Mounted::new(tree.clone(), point.path(), &options, runtime.handle().clone());
         let mounted = Some(mounted.unwrap_or_else(|error| panic!("{error}")));
-        Stage { mounted, point, fault, counted, _runtime: runtime }
+        Stage { mounted, tree, point, fault, counted, _runtime: runtime }
     }
 
     fn at(&self, path: &StorePath) -> PathBuf {
         self.point.path().join(path.to_string())
+    }
+
+    /// READs that the kernel sent.
+    fn reads(&self) -> u64 {
+        let status = self.mounted.as_ref().unwrap().requests().status();
+        status.iter().find(|kind| kind.kind == "read").map_or(0, |kind| kind.count)
     }
 
     fn requests(&self) -> u64 {
@@ -326,4 +337,42 @@ fn statfs_counts_the_store_paths() {
     assert_eq!(run("stat", &["-f", "-c", "%c %l %a", point]).trim(), "1 255 0");
     assert!(fs::read_to_string("/proc/mounts").unwrap().contains("a-store"));
     assert_eq!(Path::new(point).metadata().unwrap().ino(), 1);
+}
+
+#[test]
+fn what_is_read_ahead_is_in_the_page_cache_before_it_is_asked_for() {
+    let (mut shelf, disk) = (Shelf::new(), TempDir::new().unwrap());
+    let expected = noise(32 << 20);
+    fs::write(disk.path().join("large"), &expected).unwrap();
+    let path = shelf.add("large", disk.path());
+    let mut reads = [0, 0];
+    for push in [false, true] {
+        let stage = Stage::with(&mut shelf, "", Settings { push, ..Settings::default() });
+        stage.fault.set_all(Faulty::Slow(Duration::from_millis(20)));
+        assert!(fs::read(stage.at(&path).join("large")).unwrap() == expected);
+        reads[usize::from(push)] = stage.reads();
+    }
+    assert!(reads[1] * 4 <= reads[0] * 3, "{reads:?} reads without and with");
+}
+
+#[test]
+fn a_second_mount_with_a_profile_waits_much_less() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    let path = shelf.add("specimen", disk.path());
+    let profiles = TempDir::new().unwrap();
+    let settings = Settings { profiles: Some(profiles.path().to_owned()), ..Settings::default() };
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        let stage = Stage::with(&mut shelf, "", settings.clone());
+        stage.tree.start_recording(None);
+        stage.fault.set_all(Faulty::Slow(Duration::from_millis(50)));
+        let begun = Instant::now();
+        let large = File::open(stage.at(&path).join("lib/large")).unwrap();
+        for place in [0, 20, 7, 14, 3, 17, 11, 22, 5, 9, 19, 2, 13, 16, 21] {
+            large.read_at(&mut [0; 100], place << 17).unwrap();
+        }
+        took.push(begun.elapsed());
+        stage.tree.profiles().unwrap().save(&stage.tree.stop_recording().unwrap()).unwrap();
+    }
+    assert!(took[1] * 2 <= took[0], "{took:?}");
 }

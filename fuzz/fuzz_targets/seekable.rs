@@ -6,7 +6,7 @@
 #![no_main]
 
 use erisfs::nar::Listing;
-use erisfs::nar::seekable::{MAX_FRAME, SeekTable, Tail, read_listing};
+use erisfs::nar::seekable::{MAX_FRAME, SeekTable, Tail, read_listing, read_profile};
 use erisfs_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -71,7 +71,7 @@ fn object(object: &[u8]) {
                 assert!(more > wanted && more <= length, "{more} bytes after {wanted} of {length}");
                 wanted = more;
             }
-            Ok(Tail::Seekable { table, listing }) => {
+            Ok(Tail::Seekable { table, listing, profile }) => {
                 check(&table, length);
                 if let Some(listing) = listing {
                     assert!(listing.start <= listing.end && length - listing.start <= wanted);
@@ -79,6 +79,9 @@ fn object(object: &[u8]) {
                     if let Ok(listing) = read_listing(listing, table.content_size()) {
                         assert_eq!(listing.nar_size(), table.content_size());
                     }
+                }
+                if let Some(profile) = profile {
+                    read_profile(&object[profile.start as usize..profile.end as usize]);
                 }
                 return;
             }

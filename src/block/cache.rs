@@ -298,6 +298,10 @@ impl BlockStore for Cache {
         self.inner.concurrency()
     }
 
+    fn press(&self) {
+        self.inner.press();
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

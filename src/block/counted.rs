@@ -135,6 +135,10 @@ impl BlockStore for Counted {
         self.inner.concurrency()
     }
 
+    fn press(&self) {
+        self.inner.press();
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

@@ -139,6 +139,10 @@ impl BlockStore for Fault {
         self.inner.concurrency()
     }
 
+    fn press(&self) {
+        self.inner.press();
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

@@ -91,6 +91,10 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// How many requests the store likes to have in flight; at least 1.
     fn concurrency(&self) -> usize;
 
+    /// Says that more is wanted than [`concurrency`](Self::concurrency) allows, by somebody who keeps to it. A store whose limit
+    /// adapts may raise it then; a decorator passes it on.
+    fn press(&self) {}
+
     /// Whether answers come over a network, so that their latency and the requests that may be in flight are worth measuring.
     fn is_remote(&self) -> bool {
         false

@@ -112,6 +112,10 @@ impl BlockStore for Retry {
         self.inner.concurrency()
     }
 
+    fn press(&self) {
+        self.inner.press();
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

@@ -95,6 +95,10 @@ impl BlockStore for Verify {
         self.inner.concurrency()
     }
 
+    fn press(&self) {
+        self.inner.press();
+    }
+
     fn is_remote(&self) -> bool {
         self.inner.is_remote()
     }

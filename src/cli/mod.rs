@@ -11,6 +11,7 @@ mod ls;
 mod mount;
 mod offline;
 mod prefetch;
+mod profile;
 mod publish;
 mod put;
 mod serve;
@@ -79,6 +80,8 @@ enum Command {
     Why(why::Why),
     /// Look after the disk cache
     Cache(cache::Cache),
+    /// Record what a program reads when it starts, so that it starts faster from a new mount
+    Profile(profile::ProfileCommand),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -188,6 +191,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
         Command::Cache(cache) => cache.run(&context),
+        Command::Profile(profile) => profile.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.

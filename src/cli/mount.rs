@@ -2,23 +2,27 @@ use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::view::{Opened, View};
-use super::{SaidAlready, Session, Signals, Usage, listen};
+use super::{SaidAlready, Session, Signals, Usage, listen, profile};
+use crate::config;
 use crate::control::{Daemon, Face};
 use crate::fuse::{Mounted, Options};
 use crate::metrics::Process;
 use crate::serve::Server;
-use crate::tree::Settings;
+use crate::tree::{Closure, Settings, Tree};
 
 /// What the process in the background says on its stdout once the mount is up.
 const READY: &str = "ready";
 /// How often to look whether somebody else unmounted it.
 const LOOK: Duration = Duration::from_millis(200);
+/// A program that read nothing new for so long has started.
+const QUIET: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Mount {
@@ -33,6 +37,10 @@ pub(super) struct Mount {
     /// Append the log to this file; in the background there is none otherwise
     #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
     log: Option<PathBuf>,
+    /// Record the first start of a program from this mount as its startup profile: from the first read until nothing new was
+    /// read for 10 seconds, or until it is unmounted
+    #[arg(long)]
+    record: bool,
     /// How the process in the foreground starts the one in the background
     #[arg(long, hide = true)]
     background: bool,
@@ -58,17 +66,14 @@ impl Mount {
     async fn serve(&self, session: &Session, options: &Options) -> anyhow::Result<()> {
         // Before mounting: a signal in between must not leave the mount behind.
         let mut signals = Signals::catch()?;
-        let settings = Settings {
-            symlinks: options.symlinks,
-            frame_bytes: session.config.cache.frames.bytes(),
-            ..Settings::default()
-        };
+        let settings = settings(session, options);
         let Opened { tree, stack } = tokio::select! {
             opened = self.view.open(session, settings, options.timeout) => opened?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
         };
         let runtime = session.runtime.handle().clone();
         let mounted = Mounted::new(tree.clone(), &self.mountpoint, options, runtime)?;
+        let recorded = tree.clone();
         let process = Process::new(stack, tree, mounted.requests().clone());
         let place = mounted.mountpoint().to_string_lossy().into_owned();
         let _control = listen(session, Daemon { face: Face::Mount, place, process: process.clone() });
@@ -84,14 +89,25 @@ impl Mount {
         } else {
             eprintln!("mounted at {}", mounted.mountpoint().display());
         }
+        if self.record {
+            recorded.start_recording(None);
+        }
         let ended = async {
+            let mut recording = self.record;
             while !mounted.has_ended() {
                 tokio::time::sleep(LOOK).await;
+                if recording && recorded.quiet().is_some_and(|quiet| quiet >= QUIET) {
+                    recording = false;
+                    keep_recording(recorded.clone()).await;
+                }
             }
         };
         tokio::select! {
             () = signals.any() => {}
             () = ended => {}
+        }
+        if self.record {
+            keep_recording(recorded).await;
         }
         tokio::task::spawn_blocking(|| mounted.unmount()).await??;
         Ok(())
@@ -130,6 +146,35 @@ impl Mount {
             Some(log) => Err(anyhow!("not mounted; {} says why", log.display())),
             None => Err(SaidAlready { status: status.code().unwrap_or(1) as u8 }.into()),
         }
+    }
+}
+
+/// What the config and the mount options say of the view.
+fn settings(session: &Session, options: &Options) -> Settings {
+    let (cache, prefetch) = (&session.config.cache, &session.config.prefetch);
+    Settings {
+        symlinks: options.symlinks,
+        frame_bytes: cache.frames.bytes(),
+        read_ahead: prefetch.read_ahead,
+        max_window: prefetch.max_window.0,
+        push: prefetch.push,
+        closure: match prefetch.closure {
+            config::Closure::Auto => Closure::Auto,
+            config::Closure::Never => Closure::Never,
+        },
+        profiles: profile::directory(session).filter(|_| prefetch.profiles),
+        ..Settings::default()
+    }
+}
+
+/// Ends the recording, if one is under way, and keeps what it has.
+async fn keep_recording(tree: Arc<Tree>) {
+    let kept = tokio::task::spawn_blocking(move || {
+        let Some((profile, profiles)) = tree.stop_recording().zip(tree.profiles()) else { return Ok(()) };
+        profiles.save(&profile)
+    });
+    if let Ok(Err(error)) = kept.await {
+        tracing::warn!("the startup profile is lost: {error}");
     }
 }
 

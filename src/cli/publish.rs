@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Blocks, Session, Usage, print};
 use crate::publish::{self, Error, Event, Observer, Published, Settings};
 use crate::store::StoreDir;
+use crate::tree::read_profile;
 
 /// Where the program remembers what it published, below the user's cache directory.
 const STATE: &str = "erisfs/published.sqlite";
@@ -33,6 +34,9 @@ pub(super) struct Publish {
     /// The name of the only PATH in its store path [default: its own]
     #[arg(long)]
     name: Option<String>,
+    /// Put this startup profile (from `erisfs profile`) into the archive of the store path that it is for
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -50,6 +54,7 @@ impl Publish {
             closure: self.closure,
             store_dir: self.store_dir.clone(),
             name: self.name.clone(),
+            profile: self.profile.as_deref().map(read_profile).transpose()?,
             state: session.environment.cache_home.as_ref().map(|home| home.join(STATE)),
         };
         let progress = Arc::new(Progress::start());

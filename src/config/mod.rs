@@ -111,7 +111,7 @@ impl Default for Config {
             deadlines: Deadlines { read: Duration::from_secs(30) },
             prefetch: Prefetch {
                 read_ahead: true,
-                max_window: Size(8 << 20),
+                max_window: Size(16 << 20),
                 closure: Closure::Auto,
                 profiles: true,
                 push: true,

@@ -2,11 +2,13 @@
 //!
 //! [`Content`] turns a byte range into the blocks that hold it (interior nodes first, and kept), asks
 //! the block store for all of them at once and decrypts what arrives. Every wait has a [`Deadline`],
-//! which comes down from whoever asked; a future that is dropped takes its requests along.
+//! which comes down from whoever asked; a future that is dropped takes its requests along. What nobody
+//! waits for yet ([`Deadline::ahead`]) goes through the [`Gate`].
 
 mod flights;
 mod frames;
 mod inventory;
+mod gate;
 mod plan;
 mod read_ahead;
 mod reader;
@@ -14,8 +16,9 @@ mod reader;
 pub use flights::Flights;
 pub use frames::{FrameCache, FramesStatus, decode_frame};
 pub use inventory::{Batch, Inventory, Leaf, Lost};
+pub use gate::{Gate, InFlight};
 pub use plan::Plan;
-pub use read_ahead::ReadAhead;
+pub use read_ahead::{Read, ReadAhead, Windows};
 pub use reader::{Content, Limits};
 
 use std::sync::Arc;
@@ -23,25 +26,42 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::block::{self, Block, BlockStore, ByteLru};
 use crate::eris::{DecodeError, Node, ReadCapability, Reference};
+use gate::{Pass, Turn};
 
-/// The instant at which somebody stops waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(Instant);
+type Answer = (Reference, Result<Block, block::Error>);
+
+/// The instant at which somebody stops waiting, and whether anybody waits at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    at: Instant,
+    ahead: bool,
+}
 
 impl Deadline {
-    /// The deadline that lies `duration` from now.
+    /// The deadline that lies `duration` from now, of something that is waited for.
     pub fn after(duration: Duration) -> Self {
-        Deadline(Instant::now() + duration)
+        Deadline { at: Instant::now() + duration, ahead: false }
+    }
+
+    /// The same instant for what is fetched ahead of need: it goes through the [`Gate`], after all that is waited for.
+    pub fn ahead(self) -> Self {
+        Deadline { ahead: true, ..self }
+    }
+
+    /// Whether nobody waits for it yet.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead
     }
 
     /// Whether it is too late.
     pub fn has_passed(&self) -> bool {
-        Instant::now() >= self.0
+        Instant::now() >= self.at
     }
 }
 
@@ -125,6 +145,7 @@ impl From<&ReadCapability> for Name {
 #[derive(Debug)]
 pub struct Fetch {
     store: Arc<dyn BlockStore>,
+    gate: Arc<Gate>,
     nodes: Mutex<ByteLru<NodeKey, Arc<Node>>>,
     contents: AtomicU64,
 }
@@ -144,7 +165,14 @@ struct NodeKey {
 impl Fetch {
     /// Reads from `store`, and keeps at most `node_bytes` of decoded interior nodes.
     pub fn new(store: Arc<dyn BlockStore>, node_bytes: usize) -> Arc<Self> {
-        Arc::new(Fetch { store, nodes: Mutex::new(ByteLru::new(node_bytes)), contents: AtomicU64::new(0) })
+        let gate = Gate::new(store.clone());
+        let nodes = Mutex::new(ByteLru::new(node_bytes));
+        Arc::new(Fetch { store, gate, nodes, contents: AtomicU64::new(0) })
+    }
+
+    /// What lets prefetches through to the block store.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// The block store below.
@@ -157,10 +185,39 @@ impl Fetch {
     }
 
     async fn block(&self, reference: &Reference, deadline: Deadline) -> Result<Block, Error> {
-        match timeout_at(deadline.0, self.store.get(reference)).await {
+        let answer = async {
+            let _pass = match deadline.ahead {
+                true => self.gate.ahead(1, &mut Turn::default()).await,
+                false => self.gate.foreground(1),
+            };
+            self.store.get(reference).await
+        };
+        match timeout_at(deadline.at, answer).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(self.timed_out(reference)),
         }
+    }
+
+    /// What the store answers for each of `references`; ahead of need, what the gate lets through bit by bit.
+    fn answers(&self, references: Vec<Reference>, deadline: Deadline) -> BoxStream<'_, Answer> {
+        if !deadline.ahead {
+            return self.passed(self.gate.foreground(references.len()), references).boxed();
+        }
+        let portions =
+            stream::unfold((references, Turn::default()), move |(mut left, mut turn)| async move {
+                if left.is_empty() {
+                    return None;
+                }
+                let pass = self.gate.ahead(left.len(), &mut turn).await;
+                let later = left.split_off(pass.blocks().min(left.len()));
+                Some((self.passed(pass, left).boxed(), (later, turn)))
+            });
+        // All that were let through are polled, whether or not the next one is.
+        portions.flatten_unordered(None).boxed()
+    }
+
+    fn passed(&self, mut pass: Pass, references: Vec<Reference>) -> impl Stream<Item = Answer> + Send {
+        self.store.get_many(references).inspect(move |_| pass.arrived())
     }
 
     /// Calls `arrived` for each block of `references` as it comes; the first failure ends it.
@@ -171,10 +228,10 @@ impl Fetch {
         mut arrived: impl FnMut(&Reference, &Block) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut missing: std::collections::HashSet<Reference> = references.iter().copied().collect();
-        let mut stream = self.store.get_many(references);
+        let mut stream = self.answers(references, deadline);
         let mut late = false;
         while !missing.is_empty() {
-            match timeout_at(deadline.0, stream.next()).await {
+            match timeout_at(deadline.at, stream.next()).await {
                 Ok(Some((reference, answer))) => {
                     arrived(&reference, &answer?)?;
                     missing.remove(&reference);

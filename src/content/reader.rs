@@ -192,10 +192,15 @@ impl Content {
         mut arrived: impl FnMut(u64, &[u8]),
     ) -> Result<(), Error> {
         let mut places: HashMap<Reference, Vec<&Position>> = HashMap::with_capacity(leaves.len());
+        // In the order of the content: where not all go at once, the first are wanted first.
+        let mut references = Vec::with_capacity(leaves.len());
         for leaf in leaves {
-            places.entry(leaf.reference).or_default().push(leaf);
+            let places = places.entry(leaf.reference).or_default();
+            if places.is_empty() {
+                references.push(leaf.reference);
+            }
+            places.push(leaf);
         }
-        let references = places.keys().copied().collect();
         let block_size = self.layout.block_size().bytes() as u64;
         self.fetch
             .blocks(references, deadline, |reference, block| {

@@ -13,7 +13,7 @@ mod tests;
 mod why;
 
 pub use client::{Peer, peers};
-pub use ops::{Daemon, Face, Request, Status};
+pub use ops::{Daemon, Face, Request, Status, Stopped};
 pub use server::Control;
 pub use sockets::directory;
 pub use why::{Places, Why};

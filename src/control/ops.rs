@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::why::{Why, view_of_what_is_here};
 use crate::content::Deadline;
 use crate::metrics::{Process, Snapshot};
+use crate::store::path::PathError;
 use crate::tree;
 
 /// How long looking for a file may take. Only the disk cache is waited for.
@@ -26,6 +27,20 @@ pub enum Request {
         /// From the mountpoint: `HASH-NAME/PATH`.
         path: String,
     },
+    /// Begin to record a startup profile.
+    RecordStart {
+        /// The store path that it is for, `HASH-NAME`; else the first that is read.
+        path: Option<String>,
+    },
+    /// End the recording: a [`Stopped`].
+    RecordStop,
+}
+
+/// What was recorded.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stopped {
+    /// The text of the profile; `None` if nothing was read, or nothing was being recorded.
+    pub profile: Option<String>,
 }
 
 /// What the process is there for.
@@ -85,6 +100,15 @@ impl Daemon {
                 })
             }
             Request::Why { path } => self.why(&path).await,
+            Request::RecordStart { path } => {
+                let path = path.map(|path| path.parse().map_err(|error: PathError| error.to_string()));
+                self.process.tree.start_recording(path.transpose()?);
+                Ok(Value::Null)
+            }
+            Request::RecordStop => {
+                let profile = self.process.tree.stop_recording();
+                to_value(Stopped { profile: profile.map(|profile| profile.to_string()) })
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 mod errno;
 mod options;
 mod overdue;
+mod push;
 mod session;
 
 pub use options::{OptionError, Options};

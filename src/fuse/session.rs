@@ -9,7 +9,7 @@ use fuser::BackgroundSession;
 use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 
-use super::{Filesystem, Options};
+use super::{Filesystem, Options, push};
 use crate::metrics::Requests;
 use crate::tree::Tree;
 
@@ -70,6 +70,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
+    tree: Arc<Tree>,
     session: Option<BackgroundSession>,
     requests: Arc<Requests>,
 }
@@ -94,7 +95,7 @@ impl Mounted {
                 _ => MountError::Mountpoint { mountpoint: given.to_owned(), source },
             })?;
         check_device()?;
-        let filesystem = Filesystem::new(tree, runtime, options);
+        let filesystem = Filesystem::new(tree.clone(), runtime, options);
         let requests = filesystem.requests.clone();
         let session = fuser::Session::new(filesystem, &mountpoint, &options.config())
             .and_then(fuser::Session::spawn)
@@ -103,7 +104,8 @@ impl Mounted {
                 io::ErrorKind::NotFound => MountError::NoHelper,
                 _ => MountError::Mount { mountpoint: mountpoint.clone(), source },
             })?;
-        Ok(Mounted { mountpoint, session: Some(session), requests })
+        push::start(&tree, session.notifier());
+        Ok(Mounted { mountpoint, tree, session: Some(session), requests })
     }
 
     /// Where it is.
@@ -128,6 +130,7 @@ impl Mounted {
 
     fn end(&mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
+        self.tree.push_to(None);
         let failed = |source| MountError::Unmount { mountpoint: self.mountpoint.clone(), source };
         if session.guard.is_finished() {
             // Somebody else unmounted it. Dropped, the session would unmount whatever is at that path by now: fuser

@@ -127,7 +127,7 @@ mod tests {
         Snapshot {
             uptime_seconds: 1.5,
             blocks: StackStatus { sources: vec![source], disk: None, memory },
-            tree: TreeStatus { read_bytes: 32768, frames },
+            tree: TreeStatus { read_bytes: 32768, frames, in_flight: Default::default() },
             requests: requests.status(),
             ratios: Ratios { frame_hits: None, memory_hits: None, disk_hits: None, amplification: None },
         }

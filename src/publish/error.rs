@@ -10,7 +10,7 @@ use crate::store::catalog::WriteError;
 use crate::store::compute::ContentAddressError;
 use crate::store::narinfo::NarinfoError;
 use crate::store::path::PathError;
-use crate::store::{NarHash, StoreDir};
+use crate::store::{NarHash, StoreDir, StorePath};
 
 /// Why something was not published. Paths whose narinfo was written before are published nevertheless.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,12 @@ pub enum Error {
     /// A name was given for something that has one, or for several things.
     #[error("a name can be given to one directory or file only, and not to a store path")]
     NameUnused,
+    /// A startup profile was given for a store path that is not published now.
+    #[error("the startup profile is for {path}, which is not among the store paths that were published")]
+    ProfileUnused {
+        /// What it is for.
+        path: StorePath,
+    },
     /// A whole store was named.
     #[error("{} is a store; name the store paths in it, for example {}/*", path.display(), path.display())]
     WholeStore {

@@ -25,7 +25,7 @@ use self::publisher::Publisher;
 use crate::block::BlockStore;
 use crate::eris::ReadCapability;
 use crate::store::catalog::Kind;
-use crate::store::{Narinfo, StoreDir, StorePath};
+use crate::store::{Narinfo, Profile, StoreDir, StorePath};
 
 /// Media type of a seekable NAR in an `ERISFormat` field.
 pub const FORMAT: &str = "application/x-nix-archive+zstd";
@@ -42,6 +42,8 @@ pub struct Settings {
     pub store_dir: Option<StoreDir>,
     /// The name for the only path, which is in no store; else its own.
     pub name: Option<String>,
+    /// A startup profile, for the archive of its store path.
+    pub profile: Option<Profile>,
     /// The file that remembers what was published where; without it everything is encoded each time.
     pub state: Option<PathBuf>,
 }

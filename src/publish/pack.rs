@@ -48,17 +48,19 @@ pub(super) struct Put {
     pub blocks: u64,
 }
 
-/// Packs what is at `location` and puts its blocks; does not sync.
+/// Packs what is at `location`, with the text of a startup profile, and puts its blocks; does not sync.
 pub(super) async fn pack(
     store: &dyn BlockStore,
     puts: Puts,
     location: &Path,
+    profile: Option<String>,
     observer: Arc<dyn Observer>,
 ) -> Result<Put, Error> {
     let path = location.to_owned();
     let work = move |sink: &mut Sink| {
         let mut digested = Digested { inner: sink, digest: Sha256::new() };
         let mut packer = Packer::new(&mut digested);
+        packer.profile(profile.unwrap_or_default().into_bytes());
         nar::dump(
             &path,
             Watched {

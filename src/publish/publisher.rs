@@ -22,7 +22,7 @@ use crate::nar::Listing;
 use crate::nar::seekable::{FRAME_SIZE, LEVEL};
 use crate::store::catalog::{WriteError, Writer};
 use crate::store::narinfo::{Download, NarinfoError};
-use crate::store::{ContentAddress, HashPart, NarHash, Narinfo, StoreDir};
+use crate::store::{ContentAddress, HashPart, NarHash, Narinfo, Profile, StoreDir};
 
 /// Most paths that are worked on side by side: each has some frames and batches in memory.
 const MAX_AT_ONCE: usize = 8;
@@ -35,6 +35,7 @@ pub(super) struct Publisher {
     store_dir: StoreDir,
     files: Option<Files>,
     state: Option<State>,
+    profile: Option<Profile>,
     observer: Arc<dyn Observer>,
 }
 
@@ -62,7 +63,8 @@ impl Publisher {
             let opened = State::open(file);
             opened.inspect_err(|error| forgets(file, error)).ok()
         });
-        Ok(Self { store, store_dir, files: files.transpose()?, state, observer })
+        let profile = settings.profile.clone();
+        Ok(Self { store, store_dir, files: files.transpose()?, state, profile, observer })
     }
 
     /// Publishes everything, then the catalog. After an error, what is done is made to last before the error is returned.
@@ -106,6 +108,11 @@ impl Publisher {
             return Err(error);
         }
         blocks += settled?;
+        if let Some(profile) = &self.profile
+            && !published.contains_key(&profile.path().hash_part())
+        {
+            return Err(Error::ProfileUnused { path: profile.path().clone() });
+        }
         let paths: Vec<PublishedPath> = published.into_values().collect();
         let (catalog, paths, put) = self.put_catalog(paths).await?;
         Ok(Published { catalog, store_dir: self.store_dir.clone(), paths, blocks: blocks + put })
@@ -118,11 +125,13 @@ impl Publisher {
         let (info, mut listing) = self.identify(&location, identity).await?;
         let path = &info.path;
         let what = self.store_dir.join(path);
+        let profile = self.profile.as_ref().filter(|profile| profile.path() == path).map(Profile::to_string);
+        let profiled = profile.as_ref().map(|text| format!("; profile={}", NarHash::of(text.as_bytes())));
         let key = Key {
             store: self.store.name().to_owned(),
             path: what.clone(),
             nar_hash: info.nar_hash,
-            format: format!("{FORMAT}; frame={FRAME_SIZE}; level={LEVEL}"),
+            format: format!("{FORMAT}; frame={FRAME_SIZE}; level={LEVEL}{}", profiled.unwrap_or_default()),
         };
         let before = self.clone().recorded(key.clone()).await;
         let mut puts = Puts::All;
@@ -140,7 +149,7 @@ impl Publisher {
         }
         let nar_bytes = info.nar_size.filter(|_| !counted);
         self.observer.observe(Event::Packing { path, nar_bytes });
-        let put = pack::pack(&*self.store, puts, &location, self.observer.clone()).await?;
+        let put = pack::pack(&*self.store, puts, &location, profile, self.observer.clone()).await?;
         if put.nar_hash != info.nar_hash {
             let (path, expected) = (location, info.nar_hash);
             return Err(match registered {

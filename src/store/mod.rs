@@ -1,4 +1,4 @@
-//! The store as text: paths, hashes, narinfos, and the catalog that holds many narinfos.
+//! The store as text: paths, hashes, narinfos, startup profiles, and the catalog that holds many narinfos.
 //!
 //! Everything here is a pure function of bytes: no I/O, no clock. Hash parts and store paths are
 //! typed and strict, narinfos keep their text, and the [`catalog`] says which bytes it wants next.
@@ -9,8 +9,10 @@ pub mod compute;
 pub mod hash;
 pub mod narinfo;
 pub mod path;
+pub mod profile;
 
 pub use self::compute::ContentAddress;
 pub use self::hash::NarHash;
 pub use self::narinfo::Narinfo;
 pub use self::path::{HashPart, StoreDir, StorePath};
+pub use self::profile::Profile;

@@ -163,14 +163,14 @@ impl Catalog {
     }
 }
 
-/// Several catalogs, asked in order of preference, listed as one.
-#[derive(Debug, Default)]
-pub struct Catalogs(Vec<Catalog>);
+/// Several catalogs, asked in order of preference, listed as one. Cheap to clone.
+#[derive(Debug, Default, Clone)]
+pub struct Catalogs(Arc<[Catalog]>);
 
 impl Catalogs {
     /// The first of `catalogs` is asked first.
     pub fn new(catalogs: Vec<Catalog>) -> Self {
-        Catalogs(catalogs)
+        Catalogs(catalogs.into())
     }
 
     /// Each of them.
@@ -194,7 +194,7 @@ impl Catalogs {
         hash_part: HashPart,
         deadline: Deadline,
     ) -> Result<Option<(StorePath, Facts)>, Error> {
-        for catalog in &self.0 {
+        for catalog in self.0.iter() {
             let found = catalog.entry(hash_part, deadline).await.map_err(|error| catalog.error(error))?;
             if let Some(Entry { path, kind, number }) = found {
                 return Ok(Some((path, Facts { kind, number })));
@@ -205,7 +205,7 @@ impl Catalogs {
 
     /// The narinfo from the first that has it.
     pub async fn narinfo(&self, hash_part: HashPart, deadline: Deadline) -> Result<Option<Narinfo>, Error> {
-        for catalog in &self.0 {
+        for catalog in self.0.iter() {
             let found = catalog.narinfo(hash_part, deadline).await.map_err(|error| catalog.error(error))?;
             if found.is_some() {
                 return Ok(found);
@@ -222,7 +222,7 @@ impl Catalogs {
     ) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         let mut complete_to: Option<HashPart> = None;
-        for catalog in &self.0 {
+        for catalog in self.0.iter() {
             let some = catalog.entries_after(after, deadline).await.map_err(|error| catalog.error(error))?;
             // Beyond the last that this catalog gave, it may have more: the others must not run ahead.
             if let Some(last) = some.last().map(|entry| entry.path.hash_part()) {

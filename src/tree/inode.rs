@@ -57,6 +57,12 @@ impl From<Inode> for u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot(u64);
 
+impl Slot {
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// What stands in the root of the mount under one name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Occupant {

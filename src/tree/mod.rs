@@ -4,17 +4,20 @@
 //! not listed). Below a store path everything comes from the listing of its object, in memory. Every
 //! operation is a future that is ready at its first poll when nothing has to be fetched.
 
+mod ahead;
 mod binding;
 mod catalog;
 mod error;
 mod inode;
 mod object;
+mod objects;
 mod plan;
 mod read_dir;
 mod view;
 mod xattr;
 
 pub use crate::store::catalog::Kind;
+pub use ahead::{Profiles, ProfilesError, Pushed, read_profile};
 pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::Error;
@@ -24,6 +27,10 @@ pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
 pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
+
+use std::path::PathBuf;
+
+use objects::Objects;
 
 /// What `stat` says of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +75,17 @@ pub enum Symlinks {
     Relative,
 }
 
-/// How much memory the view may keep, and how it shows links.
+/// Whether the listings of what a program refers to are fetched when it is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Closure {
+    /// Where the link is not thin.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// How much memory the view may keep, how it shows links, and what it fetches ahead of need.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What absolute links into the store directory look like.
@@ -77,10 +94,33 @@ pub struct Settings {
     pub frame_bytes: usize,
     /// Bytes of trees of opened store paths.
     pub object_bytes: usize,
+    /// Whether to fetch ahead for those who read in order.
+    pub read_ahead: bool,
+    /// The most bytes to fetch ahead for one reader; all readers together get half of `frame_bytes`.
+    pub max_window: u64,
+    /// Whether what was decoded ahead is handed out ([`Tree::push_to`]).
+    pub push: bool,
+    /// What a program refers to.
+    pub closure: Closure,
+    /// The directory of startup profiles. Without it none is replayed, not even a published one.
+    pub profiles: Option<PathBuf>,
+    /// Profiles that name more bytes than this are not replayed; what they fetch should fit into the caches.
+    pub replay_bytes: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { symlinks: Symlinks::Absolute, frame_bytes: 64 << 20, object_bytes: 64 << 20 }
+        Settings {
+            symlinks: Symlinks::Absolute,
+            frame_bytes: 64 << 20,
+            object_bytes: 64 << 20,
+            read_ahead: true,
+            // 50 ms at 1 Gbit/s are 6.25 MB; twice that, for what is being read while the rest is on its way.
+            max_window: 16 << 20,
+            push: true,
+            closure: Closure::Auto,
+            profiles: None,
+            replay_bytes: 256 << 20,
+        }
     }
 }

@@ -15,8 +15,9 @@ use super::{Error, Facts};
 use crate::compress::Compression;
 use crate::content::{self, Content, Deadline, Fetch, FrameCache, Limits};
 use crate::eris::ReadCapability;
-use crate::nar::seekable::{SeekTable, Tail, TailError, read_listing};
+use crate::nar::seekable::{Frame, SeekTable, Tail, TailError, read_listing, read_profile};
 use crate::nar::{Builder, Indexer, Kind, Listing, ListingError, NodeId};
+use crate::store::Profile;
 
 /// What the seek table and the listing of most paths fit into, so that they come with the last block.
 const TAIL: u64 = 64 * 1024;
@@ -25,6 +26,10 @@ const STEP: std::ops::RangeInclusive<u64> = 32 * 1024..=1024 * 1024;
 
 /// Frames that are decoded at a time for one read.
 const FRAMES: usize = 8;
+/// Compressed bytes that are fetched in one piece ahead of need: some frames, and decoded as soon as they are there.
+const RUN: u64 = 512 * 1024;
+/// Frames in such a piece: a few of the usual size, and no more of those that some stranger made.
+const RUN_FRAMES: usize = 16;
 /// Listings that are parsed at a time: a large one takes hundreds of MiB while it is.
 static PARSING: Semaphore = Semaphore::const_new(2);
 /// No announced size: contents of this many bytes are taken (8 EiB are the kernel's limit for a file).
@@ -56,6 +61,7 @@ pub struct Object {
     content: Arc<Content>,
     form: Form,
     listing: Listing,
+    profile: Option<Profile>,
 }
 
 #[derive(Debug)]
@@ -78,12 +84,12 @@ impl Object {
         let opening = Opening { expected, deadline };
         let content = Content::open(fetch, capability, limits, deadline);
         let content = Arc::new(content.await.map_err(|source| opening.read_error(source))?);
-        let (form, listing) = opening.find_form(&content).await?;
+        let (form, listing, profile) = opening.find_form(&content).await?;
         if listing.len() > MAX_NODES {
             return Err(opening.fault(Fault::TooManyNodes { found: listing.len() }));
         }
         let expected = opening.expected.facts;
-        let object = Object { name: opening.expected.name.clone(), content, form, listing };
+        let object = Object { name: opening.expected.name.clone(), content, form, listing, profile };
         match expected {
             // The kernel has been told what the catalog says: other facts would cut files off.
             Some(expected) if expected != object.facts() => {
@@ -101,6 +107,11 @@ impl Object {
     /// How messages name it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The startup profile that was published with it. A stranger's: see [`Tree::replay`](super::Tree::replay).
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// The read capability that it was opened by.
@@ -152,7 +163,8 @@ impl Object {
             Form::Seekable(table) => table.len() as usize * SEEK_ENTRY,
             Form::File | Form::Nar => 0,
         };
-        self.listing.memory() + self.content.memory() + table + size_of::<Self>()
+        let profile = self.profile.as_ref().map_or(0, Profile::memory);
+        self.listing.memory() + self.content.memory() + table + profile + size_of::<Self>()
     }
 
     /// Bytes `offset..offset + length` of a file, cut at its end.
@@ -201,24 +213,60 @@ impl Object {
         }
     }
 
-    /// Fetches and decodes what a read of this range of a file will need.
-    pub async fn warm(
+    /// Fetches and decodes a range of the NAR (of the file, where it is no NAR) ahead of need, in order. `arrived` is called with
+    /// each piece and its place.
+    pub async fn fetch_range(
         &self,
-        node: NodeId,
         range: Range<u64>,
         frames: &FrameCache,
         deadline: Deadline,
+        mut arrived: impl FnMut(u64, Bytes),
     ) -> Result<(), content::Error> {
-        let Some((start, size)) = self.extent(node) else { return Ok(()) };
-        let range = start + range.start.min(size)..start + range.end.min(size);
-        match &self.form {
-            Form::Seekable(table) => {
-                let reads = table
-                    .frames_covering(range)
-                    .map(|frame| async move { frames.get(&self.content, &frame, deadline).await.map(drop) });
-                stream::iter(reads).buffered(FRAMES).try_collect().await
+        let Form::Seekable(table) = &self.form else {
+            let bytes = self.content.read_at(range.clone(), deadline).await?;
+            arrived(range.start, bytes);
+            return Ok(());
+        };
+        let runs = runs(table.frames_covering(range.clone())).map(|run| async move {
+            let decoded = frames.get_run(&self.content, &run, deadline).await?;
+            Ok::<_, content::Error>((run, decoded))
+        });
+        let mut runs = stream::iter(runs).buffered(FRAMES);
+        while let Some((run, decoded)) = runs.try_next().await? {
+            for (frame, bytes) in run.into_iter().map(|frame| frame.decompressed).zip(decoded) {
+                let (start, end) = (range.start.max(frame.start), range.end.min(frame.end));
+                arrived(start, bytes.slice((start - frame.start) as usize..(end - frame.start) as usize));
             }
-            Form::File | Form::Nar => self.content.warm(range, deadline).await,
+        }
+        Ok(())
+    }
+
+    /// Brings the blocks of a range of the NAR into the block cache below, and decodes nothing.
+    pub async fn warm(&self, range: Range<u64>, deadline: Deadline) -> Result<(), content::Error> {
+        let range = match &self.form {
+            Form::File | Form::Nar => range,
+            Form::Seekable(table) => {
+                let mut frames = table.frames_covering(range);
+                let Some(first) = frames.next() else { return Ok(()) };
+                first.compressed.start..frames.last().map_or(first.compressed.end, |last| last.compressed.end)
+            }
+        };
+        self.content.warm(range, deadline).await
+    }
+
+    /// What comes with a range of the NAR, since it cannot be had without: whole frames, or blocks.
+    pub fn unit(&self, range: Range<u64>) -> Range<u64> {
+        match &self.form {
+            Form::File | Form::Nar => {
+                let block = self.capability().block_size.bytes() as u64;
+                let end = range.end.checked_next_multiple_of(block).unwrap_or(range.end);
+                range.start / block * block..end.min(self.content.length())
+            }
+            Form::Seekable(table) => {
+                let mut frames = table.frames_covering(range.clone()).map(|frame| frame.decompressed);
+                let Some(first) = frames.next() else { return range };
+                first.start..frames.last().map_or(first.end, |last| last.end)
+            }
         }
     }
 
@@ -248,8 +296,13 @@ impl Object {
         }
     }
 
-    /// Where the contents of a file begin, and their size; `None` for what is no file.
-    pub(super) fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
+    /// Whether its archive is compressed in frames, which are kept decoded.
+    pub fn is_seekable(&self) -> bool {
+        matches!(self.form, Form::Seekable(_))
+    }
+
+    /// Where in the NAR the contents of a file begin, and their size; `None` for what is no file.
+    pub fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
         match (self.listing.kind(node), &self.form) {
             (Kind::File { size, .. }, Form::File) => Some((0, size)),
             (Kind::File { size, offset, .. }, _) => Some((offset, size)),
@@ -311,6 +364,16 @@ pub enum Fault {
     },
 }
 
+/// What is found out about a content: its form, its tree, and the profile that came with it.
+type Found = (Form, Listing, Option<Profile>);
+
+/// The end of a seekable archive: where the frames are, and the compressed listing and profile.
+struct Seekable {
+    table: SeekTable,
+    listing: Option<Bytes>,
+    profile: Option<Bytes>,
+}
+
 /// An object on its way to being open.
 struct Opening {
     expected: Expected,
@@ -318,11 +381,11 @@ struct Opening {
 }
 
 impl Opening {
-    async fn find_form(&self, content: &Content) -> Result<(Form, Listing), Error> {
+    async fn find_form(&self, content: &Content) -> Result<Found, Error> {
         match self.expected.form {
             Some(Compression::None) => {
                 self.check_size(content.length())?;
-                self.walk(content, None).await.map(|listing| (Form::Nar, listing))
+                self.walk(content, None).await.map(|listing| (Form::Nar, listing, None))
             }
             Some(Compression::Zstd) => match self.tail(content).await? {
                 Some(found) => self.seekable(content, found).await,
@@ -333,23 +396,23 @@ impl Opening {
     }
 
     /// What a content is that was named by its URN alone. What is no sound archive is a file.
-    async fn guess(&self, content: &Content) -> Result<(Form, Listing), Error> {
+    async fn guess(&self, content: &Content) -> Result<Found, Error> {
         let start = self.read(content, 0..content.length().min(NAR_START.len() as u64)).await?;
         if start == NAR_START {
             match self.walk(content, None).await {
-                Ok(listing) => return Ok((Form::Nar, listing)),
-                Err(Error::Object { .. }) => return Ok((Form::File, single_file(content.length()))),
+                Ok(listing) => return Ok((Form::Nar, listing, None)),
+                Err(Error::Object { .. }) => return Ok((Form::File, single_file(content.length()), None)),
                 Err(error) => return Err(error),
             }
         }
         match self.tail(content).await {
-            Ok(Some(found)) if self.holds_nar(content, &found.0).await? => {
+            Ok(Some(found)) if self.holds_nar(content, &found.table).await? => {
                 match self.seekable(content, found).await {
-                    Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+                    Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()), None)),
                     answer => answer,
                 }
             }
-            Ok(_) | Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()))),
+            Ok(_) | Err(Error::Object { .. }) => Ok((Form::File, single_file(content.length()), None)),
             Err(error) => Err(error),
         }
     }
@@ -365,7 +428,7 @@ impl Opening {
     }
 
     /// Seek table, and where the listing is; `None` if the object has no seek table.
-    async fn tail(&self, content: &Content) -> Result<Option<(SeekTable, Option<Bytes>)>, Error> {
+    async fn tail(&self, content: &Content) -> Result<Option<Seekable>, Error> {
         let length = content.length();
         let mut wanted = TAIL.min(length);
         loop {
@@ -373,12 +436,16 @@ impl Opening {
             match Tail::parse(&last, length).map_err(|error| self.fault(error.into()))? {
                 Tail::Needs(more) => wanted = more,
                 Tail::Absent => return Ok(None),
-                Tail::Seekable { table, listing } => {
+                Tail::Seekable { table, listing, profile } => {
                     let first = length - wanted;
-                    let listing = listing.map(|listing| {
-                        last.slice((listing.start - first) as usize..(listing.end - first) as usize)
-                    });
-                    return Ok(Some((table, listing)));
+                    let slice = |range: Range<u64>| {
+                        last.slice((range.start - first) as usize..(range.end - first) as usize)
+                    };
+                    return Ok(Some(Seekable {
+                        table,
+                        listing: listing.map(slice),
+                        profile: profile.map(slice),
+                    }));
                 }
             }
         }
@@ -387,8 +454,8 @@ impl Opening {
     async fn seekable(
         &self,
         content: &Content,
-        (table, listing): (SeekTable, Option<Bytes>),
-    ) -> Result<(Form, Listing), Error> {
+        Seekable { table, listing, profile }: Seekable,
+    ) -> Result<Found, Error> {
         let nar_size = table.content_size();
         self.check_size(nar_size)?;
         let listing = match listing {
@@ -402,7 +469,11 @@ impl Opening {
                     .map_err(|error| self.fault(error.into()))?
             }
         };
-        Ok((Form::Seekable(table), listing))
+        let profile = profile.and_then(|packed| read_profile(&packed)).and_then(|text| {
+            let parsed = Profile::parse(&text);
+            parsed.inspect_err(|error| tracing::debug!("{}: {error}", self.expected.name)).ok()
+        });
+        Ok((Form::Seekable(table), listing, profile))
     }
 
     fn check_size(&self, found: u64) -> Result<(), Error> {
@@ -472,6 +543,19 @@ impl Opening {
     fn fault(&self, fault: Fault) -> Error {
         Error::Object { name: self.expected.name.clone(), fault: Arc::new(fault) }
     }
+}
+
+/// Consecutive frames, those together that are fetched in one piece.
+fn runs(frames: impl Iterator<Item = Frame>) -> impl Iterator<Item = Vec<Frame>> {
+    let mut frames = frames.peekable();
+    std::iter::from_fn(move || {
+        let mut run = vec![frames.next()?];
+        let end = run[0].compressed.start + RUN;
+        while let Some(next) = frames.next_if(|next| next.compressed.end <= end && run.len() < RUN_FRAMES) {
+            run.push(next);
+        }
+        Some(run)
+    })
 }
 
 /// The tree of a content that is no archive.

@@ -64,12 +64,12 @@ impl Tree {
         entries: &mut Vec<DirEntry>,
     ) -> Result<(), Error> {
         let after = inode::last_hash_part(cookie);
-        let found = self.catalogs.entries_after(after, deadline).await?;
+        let found = self.catalogs().entries_after(after, deadline).await?;
         for Entry { path, kind, number } in found.into_iter().take(limit) {
             let name = path.to_string().into_bytes();
             let cookie = inode::root_cookie(&path.hash_part());
             let facts = super::Facts { kind, number };
-            let slot = self.occupants.slot(Occupant::Path { path, facts });
+            let slot = self.objects.occupants.slot(Occupant::Path { path, facts });
             let inode = Inode::new(slot, NodeId::ROOT);
             // One store path that cannot be opened must not hide the others.
             let attr = self.attr(inode, deadline).await.unwrap_or_else(|_| facts.attr(inode));

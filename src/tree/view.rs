@@ -1,39 +1,27 @@
 //! The tree itself: look-ups, attributes and reads, and the opened objects behind them.
 
-use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::FutureExt;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
-use super::inode::{Occupant, Occupants, Slot};
-use super::object::UNLIMITED;
-use super::{Attr, Catalogs, Error, Expected, Inode, Kind, Object, Settings, Symlinks};
-use crate::block::{BlockStore, ByteLru};
-use crate::content::{self, Deadline, Fetch, Flights, FrameCache, FramesStatus, ReadAhead};
+use super::ahead::Ahead;
+use super::inode::{Occupant, Slot};
+use super::objects::Objects;
+use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Symlinks};
+use crate::block::BlockStore;
+use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
 use crate::store::{HashPart, StorePath};
 
-/// Fetches ahead that may be under way at once; what finds no room is not fetched ahead.
-const AHEAD: usize = 8;
-
 /// Catalogs, and everything that can be reached from them.
 #[derive(Debug)]
 pub struct Tree {
-    fetch: Arc<Fetch>,
-    pub(super) catalogs: Arc<Catalogs>,
-    settings: Settings,
-    pub(super) occupants: Occupants,
-    objects: Mutex<ByteLru<Slot, Arc<Object>>>,
-    /// By their names in the root.
-    opening: Flights<String, Result<Arc<Object>, Error>>,
-    frames: Arc<FrameCache>,
-    read_ahead: Mutex<ReadAhead>,
-    ahead: Arc<Semaphore>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) ahead: Ahead,
+    symlinks: Symlinks,
     read_bytes: AtomicU64,
 }
 
@@ -44,43 +32,43 @@ pub struct TreeStatus {
     pub read_bytes: u64,
     /// Decoded data.
     pub frames: FramesStatus,
+    /// Blocks on their way.
+    pub in_flight: InFlight,
 }
 
 impl Tree {
     /// The view of `catalogs`, which are asked in this order.
     pub fn new(fetch: Arc<Fetch>, catalogs: Catalogs, settings: Settings) -> Self {
-        Tree {
-            fetch,
-            catalogs: Arc::new(catalogs),
-            occupants: Occupants::default(),
-            objects: Mutex::new(ByteLru::new(settings.object_bytes)),
-            opening: Flights::default(),
-            frames: Arc::new(FrameCache::new(settings.frame_bytes)),
-            read_ahead: Mutex::default(),
-            ahead: Arc::new(Semaphore::new(AHEAD)),
-            read_bytes: AtomicU64::new(0),
-            settings,
-        }
+        let (frames, trees) = (settings.frame_bytes, settings.object_bytes);
+        let objects = Arc::new(Objects::new(fetch, catalogs, frames, trees));
+        let ahead = Ahead::new(objects.clone(), &settings);
+        Tree { ahead, symlinks: settings.symlinks, objects, read_bytes: AtomicU64::new(0) }
     }
 
     /// What the root lists.
     pub fn catalogs(&self) -> &Catalogs {
-        &self.catalogs
+        &self.objects.catalogs
     }
 
     /// Where the blocks of everything in it come from.
     pub fn store(&self) -> &Arc<dyn BlockStore> {
-        self.fetch.store()
+        self.objects.fetch.store()
+    }
+
+    /// What everything in it is fetched by.
+    pub fn fetch(&self) -> &Arc<Fetch> {
+        &self.objects.fetch
     }
 
     /// Decoded frames are kept here.
     pub fn frames(&self) -> &FrameCache {
-        &self.frames
+        &self.objects.frames
     }
 
     /// What it answered since it was made, and what it keeps now.
     pub fn status(&self) -> TreeStatus {
-        TreeStatus { read_bytes: self.read_bytes.load(Relaxed), frames: self.frames.status() }
+        let in_flight = self.fetch().gate().in_flight();
+        TreeStatus { read_bytes: self.read_bytes.load(Relaxed), frames: self.frames().status(), in_flight }
     }
 
     /// Takes note that so many bytes went to somebody who read them past [`read`](Self::read), from an object.
@@ -112,9 +100,9 @@ impl Tree {
             return Ok(Attr { inode, kind: Kind::Directory, size: 0, links: 2 });
         }
         if inode.node() == 0
-            && let Some(Occupant::Path { facts, .. }) = self.occupants.get(inode.slot())
+            && let Some(Occupant::Path { facts, .. }) = self.objects.occupants.get(inode.slot())
             // The length of a link that is shown in another form is not in the catalog.
-            && (facts.kind != Kind::Symlink || self.settings.symlinks == Symlinks::Absolute)
+            && (facts.kind != Kind::Symlink || self.symlinks == Symlinks::Absolute)
         {
             return Ok(facts.attr(inode));
         }
@@ -146,8 +134,8 @@ impl Tree {
             return Err(Error::IsDirectory);
         }
         let (object, node) = self.open_node(inode, deadline).await?;
-        self.fetch_ahead(inode, &object, node, offset..offset.saturating_add(size.into()), deadline);
-        let bytes = object.read(node, offset, size.into(), &self.frames, deadline).await?;
+        self.ahead.read(inode, &object, node, offset..offset.saturating_add(size.into()));
+        let bytes = object.read(node, offset, size.into(), self.frames(), deadline).await?;
         self.count_read(bytes.len() as u64);
         Ok(bytes)
     }
@@ -158,9 +146,7 @@ impl Tree {
         hash_part: HashPart,
         deadline: Deadline,
     ) -> Result<Option<Arc<Object>>, Error> {
-        let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
-        let slot = self.occupants.slot(Occupant::Path { path, facts });
-        self.open_slot(slot, deadline).await.map(Some)
+        Ok(self.objects.open_path(hash_part, deadline).await?.map(|(_, object)| object))
     }
 
     async fn lookup_root(&self, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
@@ -169,26 +155,26 @@ impl Tree {
             return self.lookup_content(capability, deadline).await.map(Some);
         }
         let Ok(wanted) = name.parse::<StorePath>() else { return Ok(None) };
-        let Some((path, facts)) = self.catalogs.find(wanted.hash_part(), deadline).await? else {
+        let Some((path, facts)) = self.objects.catalogs.find(wanted.hash_part(), deadline).await? else {
             return Ok(None);
         };
         if path != wanted {
             return Ok(None);
         }
-        let inode = Inode::new(self.occupants.slot(Occupant::Path { path, facts }), NodeId::ROOT);
+        let inode = Inode::new(self.objects.occupants.slot(Occupant::Path { path, facts }), NodeId::ROOT);
         self.attr(inode, deadline).await.map(Some)
     }
 
     async fn lookup_content(&self, capability: ReadCapability, deadline: Deadline) -> Result<Attr, Error> {
         let occupant = Occupant::Content(Box::new(capability));
-        if let Some(slot) = self.occupants.find(&occupant) {
-            let object = self.open_slot(slot, deadline).await?;
+        if let Some(slot) = self.objects.occupants.find(&occupant) {
+            let object = self.objects.open_slot(slot, deadline).await?;
             return Ok(self.node_attr(slot, &object, NodeId::ROOT));
         }
-        let object = self.open(occupant.clone(), deadline).await?;
+        let object = self.objects.open(occupant.clone(), deadline).await?;
         // Only now: anybody can make up URNs, and those that lead nowhere must not fill the memory.
-        let slot = self.occupants.slot(occupant);
-        self.keep(slot, &object);
+        let slot = self.objects.occupants.slot(occupant);
+        let object = self.objects.keep(slot, object);
         Ok(self.node_attr(slot, &object, NodeId::ROOT))
     }
 
@@ -197,48 +183,9 @@ impl Tree {
         inode: Inode,
         deadline: Deadline,
     ) -> Result<(Arc<Object>, NodeId), Error> {
-        let object = self.open_slot(inode.slot(), deadline).await?;
-        match object.listing().node(inode.node()) {
-            Some(node) => Ok((object, node)),
-            None => Err(Error::Stale { number: inode.into() }),
-        }
-    }
-
-    /// The object behind a number: from memory, or opened and kept.
-    async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
-        if let Some(object) = self.objects.lock().expect("no panic while held").get(&slot) {
-            return Ok(object.clone());
-        }
-        let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
-        let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
-        self.keep(slot, &object);
-        Ok(object)
-    }
-
-    fn keep(&self, slot: Slot, object: &Arc<Object>) {
-        // One that is larger than the whole budget is kept too, alone.
-        let memory = object.memory().min(self.settings.object_bytes);
-        self.objects.lock().expect("no panic while held").put(slot, object.clone(), memory);
-    }
-
-    /// Opens an object, together with whoever opens the same one now.
-    async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
-        loop {
-            let flight = self.opening.join(occupant.name(), || {
-                let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
-                let occupant = occupant.clone();
-                async move {
-                    let (capability, expected) = content_of(&catalogs, occupant, deadline).await?;
-                    Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
-                }
-                .boxed()
-            });
-            match flight.await {
-                // The flight had the deadline of whoever started it; ours may be later.
-                Err(error) if error.is_overdue() && !deadline.has_passed() => {}
-                answer => return answer,
-            }
-        }
+        let opened = self.objects.open_node(inode, deadline).await?;
+        self.ahead.opened(inode.slot());
+        Ok(opened)
     }
 
     pub(super) fn node_attr(&self, slot: Slot, object: &Object, node: NodeId) -> Attr {
@@ -256,7 +203,7 @@ impl Tree {
     fn target(&self, object: &Object, node: NodeId) -> Vec<u8> {
         let listing = object.listing();
         let target = listing.target(node);
-        let inside = match (self.settings.symlinks, self.catalogs.store_dir()) {
+        let inside = match (self.symlinks, self.catalogs().store_dir()) {
             (Symlinks::Relative, Some(store_dir)) => below(target, store_dir.as_str().as_bytes()),
             _ => None,
         };
@@ -269,50 +216,6 @@ impl Tree {
         }
         let up = if depth == 0 && inside.is_empty() { b".".to_vec() } else { b"../".repeat(depth) };
         [&up, inside].concat()
-    }
-
-    /// Starts fetching what a sequential reader will want next. Nobody waits for it.
-    fn fetch_ahead(
-        &self,
-        inode: Inode,
-        object: &Arc<Object>,
-        node: NodeId,
-        range: Range<u64>,
-        deadline: Deadline,
-    ) {
-        let nar::Kind::File { size, .. } = object.listing().kind(node) else { return };
-        let mut read_ahead = self.read_ahead.lock().expect("no panic while held");
-        let Some(range) = read_ahead.observe(inode.into(), range, size) else { return };
-        drop(read_ahead);
-        let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
-        let (object, frames) = (object.clone(), self.frames.clone());
-        tokio::spawn(async move {
-            if let Err(error) = object.warm(node, range, &frames, deadline).await {
-                // Whoever reads these bytes gets the error; here it is only early.
-                tracing::debug!("fetching ahead: {}: {error}", object.name());
-            }
-            drop(permit);
-        });
-    }
-}
-
-/// Which content a name stands for, and what is known of it beforehand.
-async fn content_of(
-    catalogs: &Catalogs,
-    occupant: Occupant,
-    deadline: Deadline,
-) -> Result<(ReadCapability, Expected), Error> {
-    let (path, facts) = match occupant {
-        Occupant::Content(capability) => {
-            let name = content::Name::from(&*capability).to_string();
-            let expected = Expected { name, form: None, nar_size: None, facts: None, limit: UNLIMITED };
-            return Ok((*capability, expected));
-        }
-        Occupant::Path { path, facts } => (path, facts),
-    };
-    match catalogs.narinfo(path.hash_part(), deadline).await? {
-        Some(narinfo) => super::binding(&path, facts, &narinfo),
-        None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
     }
 }
 

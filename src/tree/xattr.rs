@@ -27,16 +27,16 @@ impl Tree {
     }
 
     async fn xattrs(&self, inode: Inode, deadline: Deadline) -> Result<Vec<(&'static str, String)>, Error> {
-        let urns = || self.catalogs.iter().map(|catalog| catalog.capability().to_string());
+        let urns = || self.catalogs().iter().map(|catalog| catalog.capability().to_string());
         if inode == Inode::ROOT {
             return Ok(vec![("catalog", urns().collect::<Vec<_>>().join("\n"))]);
         }
-        let path = match self.occupants.get(inode.slot()) {
+        let path = match self.objects.occupants.get(inode.slot()) {
             None => return Err(Error::Stale { number: inode.into() }),
             Some(Occupant::Content(content)) => return Ok(vec![("urn", content.to_string())]),
             Some(Occupant::Path { path, .. }) => path,
         };
-        let Some(narinfo) = self.catalogs.narinfo(path.hash_part(), deadline).await? else {
+        let Some(narinfo) = self.catalogs().narinfo(path.hash_part(), deadline).await? else {
             return Ok(Vec::new());
         };
         let mut known = vec![

@@ -40,8 +40,14 @@ impl Shelf {
 
     /// Publishes the tree at `path` as a seekable NAR in frames of 64 KiB.
     pub fn add(&mut self, name: &str, path: &Path) -> StorePath {
+        self.add_profiled(name, path, Vec::new())
+    }
+
+    /// The same, with the text of a startup profile.
+    pub fn add_profiled(&mut self, name: &str, path: &Path, profile: Vec<u8>) -> StorePath {
         let mut object = Vec::new();
         let mut packer = Packer::with(&mut object, Settings { frame_size: 64 << 10, level: 3 });
+        packer.profile(profile);
         dump(path, &mut packer).unwrap();
         let packed = packer.finish().unwrap();
         self.list(
@@ -74,9 +80,7 @@ impl Shelf {
         listing: &Listing,
     ) -> StorePath {
         let urn = self.put(object, BlockSize::for_length(object.len() as u64)).to_string();
-        let mut digest = [0; 20];
-        digest.copy_from_slice(&NarHash::of(&[name.as_bytes(), &nar_hash].concat()).as_bytes()[..20]);
-        let path = StorePath::new(HashPart::from_digest(digest), name).unwrap();
+        let path = store_path(name, nar_hash);
         let narinfo = Narinfo::builder(store_dir(), path.clone(), NarHash::new(nar_hash), nar_size)
             .download(Download {
                 url: format!("nar/{}.nar.zst", path.hash_part()),
@@ -95,6 +99,25 @@ impl Shelf {
         };
         self.entries.push((narinfo, kind, number));
         path
+    }
+
+    /// The store path that the tree at `path` gets.
+    pub fn path_of(&self, name: &str, path: &Path) -> StorePath {
+        let mut hasher = nar::Hasher::new();
+        dump(path, &mut hasher).unwrap();
+        store_path(name, hasher.finish().unwrap().nar_hash)
+    }
+
+    /// Has a store path that was added refer to others.
+    pub fn refer(&mut self, path: &StorePath, references: &[&StorePath]) {
+        let entry = self.entries.iter_mut().find(|(narinfo, ..)| narinfo.store_path() == path).unwrap();
+        let (narinfo, eris) = (&entry.0, &entry.0.eris()[0]);
+        entry.0 = Narinfo::builder(store_dir(), path.clone(), narinfo.nar_hash(), narinfo.nar_size())
+            .references(references.iter().map(|&reference| reference.clone()))
+            .download(narinfo.downloads()[0].clone())
+            .eris(eris.format.as_deref().unwrap(), &eris.urn)
+            .build()
+            .unwrap();
     }
 
     /// The narinfo of a store path that was added.
@@ -130,4 +153,10 @@ impl Shelf {
 
 pub fn store_dir() -> StoreDir {
     StoreDir::nix()
+}
+
+fn store_path(name: &str, nar_hash: [u8; 32]) -> StorePath {
+    let mut digest = [0; 20];
+    digest.copy_from_slice(&NarHash::of(&[name.as_bytes(), &nar_hash].concat()).as_bytes()[..20]);
+    StorePath::new(HashPart::from_digest(digest), name).unwrap()
 }

@@ -117,6 +117,10 @@ impl BlockStore for DiskCache {
     fn concurrency(&self) -> usize {
         self.inner.concurrency()
     }
+
+    fn press(&self) {
+        self.inner.press();
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::{FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_TRAILER};
+use super::{
+    FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_PROFILE, MAX_TRAILER,
+};
+use super::{PROFILE_MAGIC, PROFILE_TAG};
 use super::{SEEK_TABLE_MAGIC, SEEKABLE_MAGIC, SKIPPABLE_HEADER};
 use crate::compress::{self, FrameEncoder};
 use crate::nar::listing::{Builder, Listing, ListingError};
@@ -63,6 +66,7 @@ pub struct Packer<W> {
     digest: Sha256,
     parser: Parser,
     builder: Builder,
+    profile: Vec<u8>,
     /// Bytes of the NAR taken so far.
     position: u64,
     frame: Vec<u8>,
@@ -89,6 +93,7 @@ impl<W: Write> Packer<W> {
             digest: Sha256::new(),
             parser: Parser::new(),
             builder: Builder::new(),
+            profile: Vec::new(),
             position: 0,
             frame: Vec::new(),
             in_flight: VecDeque::new(),
@@ -98,13 +103,19 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    /// Ends the NAR, which must be complete, and writes listing and seek table.
+    /// Has the text of a startup profile written into the archive, at most [`MAX_PROFILE`] bytes.
+    pub fn profile(&mut self, text: Vec<u8>) {
+        self.profile = text;
+    }
+
+    /// Ends the NAR, which must be complete, and writes listing, startup profile and seek table.
     pub fn finish(mut self) -> io::Result<Packed> {
         self.parser.finish()?;
         self.cut()?;
         self.settle(0)?;
         let listing = std::mem::take(&mut self.builder).finish()?;
         let listed = self.write_listing(&listing)?;
+        self.write_profile()?;
         self.write_table()?;
         self.out.flush()?;
         Ok(Packed {
@@ -203,16 +214,37 @@ impl<W: Write> Packer<W> {
         if json.len() as u64 > MAX_LISTING {
             return Ok(false);
         }
-        let compressed = FrameEncoder::new(self.settings.level).and_then(|mut encoder| encoder.encode(&json));
+        self.write_skippable(LISTING_MAGIC, LISTING_TAG, &json)
+    }
+
+    fn write_profile(&mut self) -> io::Result<()> {
+        let text = std::mem::take(&mut self.profile);
+        if text.len() as u64 > MAX_PROFILE {
+            let found = text.len();
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("a startup profile of {found} bytes: the limit is {MAX_PROFILE}"),
+            ));
+        }
+        if !text.is_empty() {
+            self.write_skippable(PROFILE_MAGIC, PROFILE_TAG, &text)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a skippable frame: a tag, and `content` as zstd. False where that would be larger than readers take.
+    fn write_skippable(&mut self, magic: u32, tag: &[u8; 8], content: &[u8]) -> io::Result<bool> {
+        let compressed =
+            FrameEncoder::new(self.settings.level).and_then(|mut encoder| encoder.encode(content));
         let compressed = compressed.map_err(io::Error::other)?;
-        let length = LISTING_TAG.len() + compressed.len();
-        if length as u64 + SKIPPABLE_HEADER > MAX_TRAILER {
+        let length = tag.len() + compressed.len();
+        if length as u64 + SKIPPABLE_HEADER > MAX_TRAILER - SKIPPABLE_HEADER - 2 * MAX_PROFILE {
             return Ok(false);
         }
         let mut frame = Vec::with_capacity(SKIPPABLE_HEADER as usize + length);
-        frame.extend_from_slice(&LISTING_MAGIC.to_le_bytes());
+        frame.extend_from_slice(&magic.to_le_bytes());
         frame.extend_from_slice(&(length as u32).to_le_bytes());
-        frame.extend_from_slice(LISTING_TAG);
+        frame.extend_from_slice(tag);
         frame.extend_from_slice(&compressed);
         self.write(&frame, 0)?;
         Ok(true)

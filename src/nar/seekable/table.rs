@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::{
-    FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_COMPRESSED, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_TRAILER,
+    FOOTER, LISTING_MAGIC, LISTING_TAG, MAX_COMPRESSED, MAX_FRAME, MAX_FRAMES, MAX_LISTING, MAX_PROFILE,
+    MAX_TRAILER, PROFILE_MAGIC, PROFILE_TAG,
 };
 use super::{SEEK_TABLE_MAGIC, SEEKABLE_MAGIC, SKIPPABLE_HEADER};
 use crate::compress;
@@ -119,6 +120,8 @@ pub enum Tail {
         /// Where in the object the compressed listing is, for [`read_listing`]. None in archives of others. The bytes given
         /// to [`Tail::parse`] hold it.
         listing: Option<Range<u64>>,
+        /// Where the compressed startup profile is, for [`read_profile`]. Mostly none.
+        profile: Option<Range<u64>>,
     },
 }
 
@@ -167,7 +170,7 @@ impl Tail {
 
         let trailer = table.trailer();
         let Some(first) = trailer.clone().next() else {
-            return Ok(Self::Seekable { table, listing: None });
+            return Ok(Self::Seekable { table, listing: None, profile: None });
         };
         let trailer_start = table.starts[first].compressed;
         if content_end - trailer_start > MAX_TRAILER {
@@ -176,17 +179,24 @@ impl Tail {
         if given < length - trailer_start {
             return Ok(Self::Needs(length - trailer_start));
         }
-        let mut listing = None;
+        let (mut listing, mut profile) = (None, None);
         for entry in trailer {
             let range = table.starts[entry].compressed..table.starts[entry + 1].compressed;
             let base = length - given;
             let frame = &last[(range.start - base) as usize..(range.end - base) as usize];
             let tag = skippable(frame).ok_or(TailError::Trailer { frame: entry as u32 })?;
-            if le32(frame, 0) == LISTING_MAGIC && tag.starts_with(LISTING_TAG) && listing.is_none() {
-                listing = Some(range.start + SKIPPABLE_HEADER + LISTING_TAG.len() as u64..range.end);
+            let compressed = |tag: &[u8; 8]| range.start + SKIPPABLE_HEADER + tag.len() as u64..range.end;
+            match le32(frame, 0) {
+                LISTING_MAGIC if tag.starts_with(LISTING_TAG) => {
+                    listing.get_or_insert_with(|| compressed(LISTING_TAG));
+                }
+                PROFILE_MAGIC if tag.starts_with(PROFILE_TAG) => {
+                    profile.get_or_insert_with(|| compressed(PROFILE_TAG));
+                }
+                _ => {}
             }
         }
-        Ok(Self::Seekable { table, listing })
+        Ok(Self::Seekable { table, listing, profile })
     }
 }
 
@@ -209,6 +219,13 @@ pub fn read_listing(compressed: &[u8], nar_size: u64) -> Result<Listing, TailErr
         .ok_or(TailError::ListingSize { size })?;
     let json = compress::decode_frame(compressed, size)?;
     Ok(Listing::from_json(&json, Some(nar_size))?)
+}
+
+/// Reads the text of the startup profile that [`Tail::Seekable`] points to; `None` where it is damaged or too large, since an
+/// archive is as good without it.
+pub fn read_profile(compressed: &[u8]) -> Option<Vec<u8>> {
+    let size = compress::announced_size(compressed).filter(|size| *size <= MAX_PROFILE)?;
+    compress::decode_frame(compressed, usize::try_from(size).ok()?).ok()
 }
 
 /// Where a frame starts.

@@ -33,7 +33,7 @@ fn open(object: &[u8]) -> Result<(SeekTable, Option<Range<u64>>), TailError> {
                 take = more as usize;
             }
             Tail::Absent => panic!("there is a seek table"),
-            Tail::Seekable { table, listing } => return Ok((table, listing)),
+            Tail::Seekable { table, listing, .. } => return Ok((table, listing)),
         }
     }
 }
@@ -158,7 +158,7 @@ proptest! {
         let (mut object, _) = pack(&files().nar(), SMALL);
         let at = object.len() - 1 - at;
         object[at] = byte;
-        if let Ok(Tail::Seekable { table, listing }) = Tail::parse(&object, object.len() as u64) {
+        if let Ok(Tail::Seekable { table, listing, .. }) = Tail::parse(&object, object.len() as u64) {
             for frame in table.frames_covering(0..u64::MAX) {
                 prop_assert!(frame.compressed.end <= object.len() as u64);
             }

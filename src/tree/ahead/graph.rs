@@ -1,0 +1,136 @@
+//! What a program that is being started refers to: its libraries by its ELF header, and the listings of the
+//! store paths that its path refers to. Never whole contents; how much is bounded, and it is the last to go.
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::PATIENCE;
+use super::elf::{self, Program};
+use crate::content::Deadline;
+use crate::nar::{Kind, Listing, NodeId};
+use crate::store::{HashPart, StorePath};
+use crate::tree::Objects;
+use crate::tree::object::Object;
+
+/// Store paths that are opened for one program: 100 KB each, so 6 MB.
+const PATHS: usize = 64;
+/// Programs and libraries whose headers are looked at.
+const FILES: usize = 64;
+/// Objects that are opened at a time.
+const OPENING: usize = 16;
+/// Of a library the loader reads the tables at its start (symbols, relocations) and the data at its end.
+const START: u64 = 256 << 10;
+const END: u64 = 128 << 10;
+/// Links from one name of a library to the next (`libz.so.1 -> libz.so.1.3`).
+const LINKS: usize = 8;
+/// A link of less than so many bytes a second is left to what is waited for.
+const THIN: f64 = 1e6;
+
+/// Warms what the program at `node` refers to.
+pub(super) async fn warm(objects: &Arc<Objects>, path: &StorePath, object: &Arc<Object>, node: NodeId) {
+    if objects.fetch.gate().throughput().is_some_and(|throughput| throughput < THIN) {
+        return;
+    }
+    libraries(objects, object, node).await;
+    references(objects, path).await;
+}
+
+/// Opens what `path` refers to, then what that refers to, and so on.
+async fn references(objects: &Arc<Objects>, path: &StorePath) {
+    let mut seen = HashSet::from([path.hash_part()]);
+    let mut level = vec![path.hash_part()];
+    while !level.is_empty() {
+        let mut next: Vec<HashPart> = Vec::new();
+        for hash_part in level {
+            let narinfo = objects.catalogs.narinfo(hash_part, soon()).await.ok().flatten();
+            for reference in narinfo.iter().flat_map(|narinfo| narinfo.references()) {
+                if seen.len() <= PATHS && seen.insert(reference.hash_part()) {
+                    next.push(reference.hash_part());
+                }
+            }
+        }
+        let openings = stream::iter(next.clone()).map(|hash_part| open(objects.clone(), hash_part));
+        openings.buffer_unordered(OPENING).for_each(std::future::ready).await;
+        level = next;
+    }
+}
+
+async fn open(objects: Arc<Objects>, hash_part: HashPart) {
+    if let Err(error) = objects.open_path(hash_part, soon()).await {
+        tracing::debug!("opening ahead: {error}");
+    }
+}
+
+/// Fetches the loader and the libraries that a program names, and those that they name.
+async fn libraries(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) {
+    let mut files = VecDeque::from([(object.clone(), node)]);
+    let mut seen = HashSet::new();
+    while let Some((object, node)) = files.pop_front() {
+        let Some(paths) = named(objects, &object, node).await else { continue };
+        for path in paths {
+            if seen.len() == FILES || !seen.insert(path.clone()) {
+                continue;
+            }
+            let Some((object, node)) = find(objects, &path).await else { continue };
+            let Some((start, size)) = object.extent(node) else { continue };
+            let (begin, last) = (START.min(size), size.saturating_sub(END));
+            for range in [0..begin, last.max(begin)..size] {
+                let range = start + range.start..start + range.end;
+                let answer = object.fetch_range(range, &objects.frames, soon(), |_, _| ()).await;
+                if let Err(error) = answer {
+                    tracing::debug!("fetching a library ahead: {}: {error}", object.name());
+                }
+            }
+            files.push_back((object, node));
+        }
+    }
+}
+
+/// The paths that the ELF file at `node` names: its loader, and each library in each directory of its run path.
+async fn named(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) -> Option<Vec<String>> {
+    let read = async |range: Range<u64>| -> Option<Bytes> {
+        let length = range.end.checked_sub(range.start)?;
+        object.read(node, range.start, length, &objects.frames, soon()).await.ok()
+    };
+    let program = Program::parse(&read(0..elf::HEADER).await?)?;
+    let mut paths = Vec::new();
+    if let Some(range) = program.interpreter.clone() {
+        paths.extend(elf::string(&read(range).await?, 0).map(str::to_owned));
+    }
+    let dynamic = program.dynamic(&read(program.dynamic.clone()?).await?)?;
+    let strings = read(dynamic.strings.clone()).await?;
+    let run_path = dynamic.run_path.and_then(|at| elf::string(&strings, at)).unwrap_or("");
+    for name in dynamic.needed.iter().filter_map(|&at| elf::string(&strings, at)) {
+        // Only one of the directories has it; the listing says which, without a fetch for each.
+        paths.extend(run_path.split(':').take(FILES).map(|directory| format!("{directory}/{name}")));
+    }
+    Some(paths)
+}
+
+/// The file at an absolute path in the store directory, links within its store path followed.
+async fn find(objects: &Arc<Objects>, path: &str) -> Option<(Arc<Object>, NodeId)> {
+    let (store_path, rest) = objects.catalogs.store_dir()?.split(path).ok()?;
+    let (_, object) = objects.open_path(store_path.hash_part(), soon()).await.ok()??;
+    let node = resolve(object.listing(), rest.as_bytes())?;
+    Some((object, node))
+}
+
+/// A file by its path, where links to names beside them are followed.
+fn resolve(listing: &Listing, path: &[u8]) -> Option<NodeId> {
+    let mut node = listing.resolve(path)?;
+    for _ in 0..LINKS {
+        if listing.kind(node) != Kind::Symlink {
+            break;
+        }
+        node = listing.lookup(listing.parent(node), listing.target(node))?;
+    }
+    matches!(listing.kind(node), Kind::File { .. }).then_some(node)
+}
+
+fn soon() -> Deadline {
+    Deadline::after(PATIENCE).ahead()
+}

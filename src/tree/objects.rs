@@ -1,0 +1,139 @@
+//! The opened objects of a view: each opened once however many want it, and kept while there is room.
+
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+
+use super::inode::{Occupant, Occupants, Slot};
+use super::object::UNLIMITED;
+use super::{Catalogs, Error, Expected, Inode, Object};
+use crate::block::ByteLru;
+use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
+use crate::eris::ReadCapability;
+use crate::nar::NodeId;
+use crate::store::{HashPart, StorePath};
+
+/// What the tree and everything that works ahead for it share.
+#[derive(Debug)]
+pub(super) struct Objects {
+    pub(super) fetch: Arc<Fetch>,
+    pub(super) catalogs: Catalogs,
+    pub(super) occupants: Occupants,
+    pub(super) frames: FrameCache,
+    opened: Mutex<ByteLru<Slot, Arc<Object>>>,
+    /// By their names in the root; somebody who waits never joins an opening that is done ahead of need.
+    opening: Flights<(String, bool), Result<Arc<Object>, Error>>,
+}
+
+impl Objects {
+    /// Keeps decoded frames and trees of opened objects, so many bytes of each.
+    pub(super) fn new(
+        fetch: Arc<Fetch>,
+        catalogs: Catalogs,
+        frame_bytes: usize,
+        object_bytes: usize,
+    ) -> Self {
+        Objects {
+            fetch,
+            catalogs,
+            occupants: Occupants::default(),
+            frames: FrameCache::new(frame_bytes),
+            opened: Mutex::new(ByteLru::new(object_bytes)),
+            opening: Flights::default(),
+        }
+    }
+
+    /// The object and the node behind an inode number.
+    pub(super) async fn open_node(
+        &self,
+        inode: Inode,
+        deadline: Deadline,
+    ) -> Result<(Arc<Object>, NodeId), Error> {
+        let object = self.open_slot(inode.slot(), deadline).await?;
+        match object.listing().node(inode.node()) {
+            Some(node) => Ok((object, node)),
+            None => Err(Error::Stale { number: inode.into() }),
+        }
+    }
+
+    /// The store path with this hash part, opened, and its number; `None` if no catalog lists it.
+    pub(super) async fn open_path(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<(Slot, Arc<Object>)>, Error> {
+        let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
+        let slot = self.occupants.slot(Occupant::Path { path, facts });
+        Ok(Some((slot, self.open_slot(slot, deadline).await?)))
+    }
+
+    /// The object behind a number: from memory, or opened and kept.
+    pub(super) async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
+        if let Some(object) = self.opened.lock().expect("no panic while held").get(&slot) {
+            return Ok(object.clone());
+        }
+        let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
+        let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
+        Ok(self.keep(slot, object))
+    }
+
+    /// Keeps an opened object. Where another opening of it came first, that one is kept and given: its frames are known.
+    pub(super) fn keep(&self, slot: Slot, object: Arc<Object>) -> Arc<Object> {
+        let mut opened = self.opened.lock().expect("no panic while held");
+        if let Some(kept) = opened.get(&slot) {
+            return kept.clone();
+        }
+        // One that is larger than the whole budget is kept too, alone.
+        let memory = object.memory().min(opened.capacity());
+        opened.put(slot, object.clone(), memory);
+        object
+    }
+
+    /// Opens an object, together with whoever opens the same one now.
+    pub(super) async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
+        loop {
+            let flight = self.opening.join((occupant.name(), deadline.is_ahead()), || {
+                let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
+                let occupant = occupant.clone();
+                async move {
+                    let (capability, expected) = content_of(&catalogs, occupant, deadline).await?;
+                    Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
+                }
+                .boxed()
+            });
+            match flight.await {
+                // The flight had the deadline of whoever started it; ours may be later.
+                Err(error) if error.is_overdue() && !deadline.has_passed() => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The store path that has this number; `None` for contents.
+    pub(super) fn path(&self, slot: Slot) -> Option<StorePath> {
+        match self.occupants.get(slot)? {
+            Occupant::Path { path, .. } => Some(path),
+            Occupant::Content(_) => None,
+        }
+    }
+}
+
+/// Which content a name stands for, and what is known of it beforehand.
+async fn content_of(
+    catalogs: &Catalogs,
+    occupant: Occupant,
+    deadline: Deadline,
+) -> Result<(ReadCapability, Expected), Error> {
+    let (path, facts) = match occupant {
+        Occupant::Content(capability) => {
+            let name = content::Name::from(&*capability).to_string();
+            let expected = Expected { name, form: None, nar_size: None, facts: None, limit: UNLIMITED };
+            return Ok((*capability, expected));
+        }
+        Occupant::Path { path, facts } => (path, facts),
+    };
+    match catalogs.narinfo(path.hash_part(), deadline).await? {
+        Some(narinfo) => super::binding(&path, facts, &narinfo),
+        None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
+    }
+}
