@@ -7,8 +7,10 @@
 //! 2. [`block`]: who can give me block R? One file a carrier; hashing, caching, retrying are decorators.
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
 //! 4. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
-//! 5. [`fuse`], [`serve`], [`publish`]: the kernel's way in, HTTP's, and the way into block stores.
-//! 6. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
+//! 5. [`metrics`]: the figures of all layers below, as one snapshot.
+//! 6. [`fuse`], [`serve`], [`control`], [`publish`]: the kernel's way in, HTTP's, that of `erisfs status`, and the way
+//!    into block stores.
+//! 7. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
 //!
 //! One `read(2)` of a cold file: [`fuse`] polls [`tree::Tree::read`], which finds the object of the inode
 //! and the frames of the file's NAR range; [`content::FrameCache`] asks [`content::Content::read_at`] for
@@ -21,8 +23,10 @@ pub mod cli;
 pub mod compress;
 pub mod config;
 pub mod content;
+pub mod control;
 pub mod eris;
 pub mod fuse;
+pub mod metrics;
 pub mod nar;
 pub mod publish;
 pub mod serve;

@@ -33,9 +33,31 @@ pub struct Cache {
 type Landed = Result<Block, Error>;
 type Flight = Shared<BoxFuture<'static, Landed>>;
 
+/// What a [`Cache`] holds, and how often it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct CacheStatus {
+    /// Bytes kept, with what keeping them costs.
+    pub bytes: usize,
+    /// Bytes that may be kept.
+    pub capacity: usize,
+    /// Blocks kept.
+    pub entries: usize,
+    /// Blocks asked for that were kept.
+    pub hits: u64,
+    /// Blocks asked for that began a request to the store below.
+    pub misses: u64,
+    /// Blocks asked for that joined a request under way.
+    pub joined: u64,
+    /// Requests to the store below that are under way.
+    pub in_flight: usize,
+}
+
 /// Everything under the one lock: a block is kept, on its way, or neither.
 struct Shelf {
     kept: ByteLru<Reference, Block>,
+    hits: u64,
+    misses: u64,
+    joined: u64,
     /// Requests under way. Held weakly: the askers alone keep a flight in the air.
     flights: HashMap<Reference, (Ticket, WeakShared<BoxFuture<'static, Landed>>)>,
     next: Ticket,
@@ -53,13 +75,34 @@ enum Way {
 impl Cache {
     /// Keeps up to `capacity` bytes of what `inner` gives.
     pub fn new(inner: Arc<dyn BlockStore>, capacity: usize) -> Self {
-        let shelf = Shelf { kept: ByteLru::new(capacity), flights: HashMap::new(), next: 0 };
+        let shelf = Shelf {
+            kept: ByteLru::new(capacity),
+            hits: 0,
+            misses: 0,
+            joined: 0,
+            flights: HashMap::new(),
+            next: 0,
+        };
         Self { inner, shelf: Arc::new(Mutex::new(shelf)) }
     }
 
     /// The block if it is in memory, without asking anybody.
     pub fn peek(&self, reference: &Reference) -> Option<Block> {
         lock(&self.shelf).kept.get(reference).cloned()
+    }
+
+    /// What it holds now, and how often it was asked since it was made.
+    pub fn status(&self) -> CacheStatus {
+        let shelf = lock(&self.shelf);
+        CacheStatus {
+            bytes: shelf.kept.bytes(),
+            capacity: shelf.kept.capacity(),
+            entries: shelf.kept.len(),
+            hits: shelf.hits,
+            misses: shelf.misses,
+            joined: shelf.joined,
+            in_flight: shelf.flights.len(),
+        }
     }
 
     /// The way to one block, by a request of its own if need be.
@@ -117,11 +160,14 @@ impl Shelf {
         depart: impl FnOnce(Ticket) -> BoxFuture<'static, Landed>,
     ) -> Way {
         if let Some(block) = self.kept.get(&reference) {
+            self.hits += 1;
             return Way::Here(block.clone());
         }
         if let Some(flight) = self.flights.get(&reference).and_then(|(_, flight)| flight.upgrade()) {
+            self.joined += 1;
             return Way::Flying(flight);
         }
+        self.misses += 1;
         let ticket = self.next;
         self.next += 1;
         let flight = depart(ticket).shared();
@@ -385,6 +431,19 @@ mod tests {
         assert_eq!(kept, [true, false, true]);
         let shelf = lock(&rig.cache.shelf);
         assert_eq!(shelf.kept.bytes(), 2 * (1024 + ENTRY_BYTES));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hits_misses_and_what_was_joined_are_counted() {
+        let rig = rig(1 << 20).await;
+        slow(&rig);
+        let (one, other) = tokio::join!(rig.cache.get(&rig.references[0]), rig.cache.get(&rig.references[0]));
+        assert!(one.is_ok() && other.is_ok());
+        let hits = rig.cache.get_many(rig.references.clone()).collect::<Vec<_>>().await;
+        assert!(hits.iter().all(|(_, answer)| answer.is_ok()));
+        let status = rig.cache.status();
+        assert_eq!((status.hits, status.misses, status.joined), (1, 4, 1));
+        assert_eq!((status.entries, status.in_flight), (4, 0));
     }
 
     #[tokio::test]

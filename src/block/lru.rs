@@ -44,6 +44,16 @@ impl<K: Hash + Eq, V> ByteLru<K, V> {
         self.entries.contains(key)
     }
 
+    /// How many values are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// How many bytes may be kept.
     pub fn capacity(&self) -> usize {
         self.capacity

@@ -7,6 +7,7 @@
 mod cache;
 mod counted;
 mod dir;
+mod disk;
 mod error;
 mod every;
 mod fault;
@@ -16,18 +17,20 @@ mod memory;
 mod race;
 mod retry;
 mod sqlite;
+mod stack;
 mod verify;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
-pub use cache::Cache;
+pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
+pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
@@ -37,6 +40,7 @@ pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
 pub use sqlite::Sqlite;
+pub use stack::{DiskStatus, Held, Stack, StackSettings, StackStatus};
 pub use verify::Verify;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
@@ -93,7 +97,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -111,8 +115,14 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
+        "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
+        // It checks what it reads and what it is given.
+        "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
-        _ => Err(bad_url(url, "known are dir:PATH, sqlite:PATH, http://HOST/, https://HOST/ and memory:")),
+        _ => Err(bad_url(
+            url,
+            "known are dir:PATH, sqlite:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+        )),
     }
 }
 
@@ -156,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_store_is_refused_with_the_reason() {
-        for url in ["", "blocks", "dir:", "sqlite:", "memory:x", "ftp://host/", "http://", "https:"] {
+        for url in ["", "blocks", "dir:", "sqlite:", "cache:", "memory:x", "ftp://host/", "http://", "https:"]
+        {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
         assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
@@ -165,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "http://host/prefix", "memory:"] {
+        for url in ["dir:/a b/c", "sqlite:x.db", "cache:x", "http://host/prefix", "memory:"] {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");

@@ -127,7 +127,8 @@ async fn hash_batch(blocks: Vec<(Reference, Block)>) -> Vec<Option<Found>> {
         .expect("hashing neither panics nor is aborted")
 }
 
-fn mismatches(blocks: &[(Reference, Block)]) -> Vec<Option<Found>> {
+/// For each block, what it is if it is not the one that its reference names. On the calling thread.
+pub(super) fn mismatches(blocks: &[(Reference, Block)]) -> Vec<Option<Found>> {
     // Wrong lengths are not worth hashing, and an endless one would be expensive to.
     let right_size: Vec<&[u8]> =
         blocks.iter().map(|(_, block)| &block[..]).filter(|b| is_block_size(b.len() as u64)).collect();

@@ -26,12 +26,12 @@ impl Cat {
 
     async fn copy(&self, session: &Session) -> anyhow::Result<()> {
         let tree = self.look.open(session).await?;
-        let file = self.look.find(&tree, &self.path).await?;
+        let file = self.look.find(session, &tree, &self.path).await?;
         match file.kind {
             Kind::Regular | Kind::Executable => {}
             Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path.display())),
             Kind::Symlink => {
-                let target = tree.read_link(file.inode, self.look.deadline()).await?;
+                let target = tree.read_link(file.inode, self.look.deadline(session)).await?;
                 let target = String::from_utf8_lossy(&target);
                 return Err(anyhow!("{} is a link to {target}: name the file itself", self.path.display()));
             }
@@ -39,7 +39,7 @@ impl Cat {
         let mut offset = 0;
         let mut out = io::stdout().lock();
         while offset < file.size {
-            let bytes = tree.read(file.inode, offset, PIECE, self.look.deadline()).await?;
+            let bytes = tree.read(file.inode, offset, PIECE, self.look.deadline(session)).await?;
             if bytes.is_empty() {
                 return Err(anyhow!(
                     "{} ends at byte {offset}, before its {}",

@@ -12,9 +12,10 @@ use indicatif::{DecimalBytes, HumanCount};
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use super::view::{BLOCK_BYTES, NODE_BYTES};
+use super::view::NODE_BYTES;
 use super::{Session, Signals, print};
-use crate::block::{self, Cache, Counted, Counts};
+use crate::block::{self, Counted, Counts, Race, Stack};
+use crate::config::Config;
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
 use crate::fuse::{Mounted, Options};
@@ -152,7 +153,8 @@ const STORE: &str = "store";
 
 async fn mount(counted: Arc<Counted>, catalog: ReadCapability, at: &Path) -> anyhow::Result<Mounted> {
     fs::create_dir(at)?;
-    let fetch = Fetch::new(Arc::new(Cache::new(counted, BLOCK_BYTES)), NODE_BYTES);
+    let stack = Stack::over(Race::new(vec![counted]), Config::default().cache.memory.bytes(), None);
+    let fetch = Fetch::new(stack.store(), NODE_BYTES);
     let catalog = Catalog::open(fetch.clone(), catalog, Deadline::after(PATIENCE)).await?;
     let tree = Arc::new(Tree::new(fetch, Catalogs::new(vec![catalog]), Settings::default()));
     let (at, runtime) = (at.to_owned(), tokio::runtime::Handle::current());

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::{Builder, NamedTempFile};
 
 use super::view::NODE_BYTES;
-use super::{Blocks, Session, Usage};
+use super::{Blocks, Session, Usage, patience};
 use crate::content::{Content, Deadline, Fetch, Limits};
 use crate::eris::ReadCapability;
 
@@ -30,9 +30,9 @@ pub(super) struct Get {
     /// Only these bytes, counted from 0, both ends included, as in HTTP: 0-99, 100-
     #[arg(long, value_name = "START-END")]
     range: Option<String>,
-    /// Give up on a block after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    timeout: u32,
+    /// Give up on a block after this time: 30, 500ms, 2m [default: that of the config, else 30s]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    timeout: Option<Duration>,
     /// The content: urn:eris:..., or urn:erisx2: and urn:erisx3: of the drafts
     urn: String,
 }
@@ -43,16 +43,17 @@ impl Get {
             self.urn.parse().map_err(|error| Usage(format!("{}: {error}", self.urn)))?;
         let wanted = self.range.as_deref().map(parse_range).transpose()?;
         let fetch = Fetch::new(self.blocks.open(session)?, NODE_BYTES);
-        session.runtime.block_on(self.copy(fetch, capability, wanted))
+        session.runtime.block_on(self.copy(session, fetch, capability, wanted))
     }
 
     async fn copy(
         &self,
+        session: &Session,
         fetch: Arc<Fetch>,
         capability: ReadCapability,
         wanted: Option<(u64, Option<u64>)>,
     ) -> anyhow::Result<()> {
-        let timeout = Duration::from_secs(self.timeout.into());
+        let timeout = self.timeout.unwrap_or(session.config.deadlines.read);
         let limits = Limits { length: i64::MAX as u64, tail: 0 };
         let content = Arc::new(Content::open(fetch, capability, limits, Deadline::after(timeout)).await?);
         let range = within(wanted, content.length())?;

@@ -36,9 +36,9 @@ impl Ls {
     async fn list(&self, session: &Session) -> anyhow::Result<()> {
         let path = self.path.as_deref().unwrap_or(OsStr::new(""));
         let tree = self.look.open(session).await?;
-        let top = self.look.find(&tree, path).await?;
+        let top = self.look.find(session, &tree, path).await?;
         if top.kind != Kind::Directory {
-            return self.line(&tree, &text(path.as_bytes()), &top).await;
+            return self.line(session, &tree, &text(path.as_bytes()), &top).await;
         }
         let path = text(path.as_bytes());
         let mut folders = vec![(path.trim_end_matches('/').to_owned(), top.inode)];
@@ -50,7 +50,7 @@ impl Ls {
                 print(format_args!("{blank}{shown}:"))?;
             }
             first = false;
-            let mut below = self.list_directory(&tree, &path, inode).await?;
+            let mut below = self.list_directory(session, &tree, &path, inode).await?;
             below.reverse();
             folders.extend(below);
         }
@@ -60,6 +60,7 @@ impl Ls {
     /// Prints one directory; gives the directories in it if they are wanted too.
     async fn list_directory(
         &self,
+        session: &Session,
         tree: &Tree,
         path: &str,
         inode: Inode,
@@ -67,7 +68,7 @@ impl Ls {
         let mut below = Vec::new();
         let mut cookie = 0;
         loop {
-            let entries = tree.read_dir(inode, cookie, BATCH, self.look.deadline()).await?;
+            let entries = tree.read_dir(inode, cookie, BATCH, self.look.deadline(session)).await?;
             let Some(last) = entries.last() else { return Ok(below) };
             cookie = last.cookie;
             for DirEntry { name, attr, .. } in entries {
@@ -76,7 +77,7 @@ impl Ls {
                 }
                 let name = text(&name);
                 let full = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-                self.line(tree, if self.json { &full } else { &name }, &attr).await?;
+                self.line(session, tree, if self.json { &full } else { &name }, &attr).await?;
                 if self.recursive && attr.kind == Kind::Directory {
                     below.push((full, attr.inode));
                 }
@@ -84,10 +85,10 @@ impl Ls {
         }
     }
 
-    async fn line(&self, tree: &Tree, name: &str, attr: &Attr) -> anyhow::Result<()> {
+    async fn line(&self, session: &Session, tree: &Tree, name: &str, attr: &Attr) -> anyhow::Result<()> {
         let target = match attr.kind {
             Kind::Symlink if self.long || self.json => {
-                let target = tree.read_link(attr.inode, self.look.deadline()).await?;
+                let target = tree.read_link(attr.inode, self.look.deadline(session)).await?;
                 Some(text(&target))
             }
             _ => None,

@@ -1,8 +1,10 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod cache;
 mod cat;
 mod demo;
+mod disk;
 mod get;
 mod ls;
 mod mount;
@@ -11,12 +13,16 @@ mod put;
 mod serve;
 mod signals;
 mod stat;
+mod status;
 mod view;
+mod why;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -24,7 +30,8 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::block::{self, BlockStore};
-use crate::config::Environment;
+use crate::config::{Config, Environment, parse_duration};
+use crate::control::{self, Control, Daemon};
 use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
@@ -34,6 +41,9 @@ struct Cli {
     /// Say more on stderr (-vv: more still); RUST_LOG, if set, decides alone
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Read this config file and no other [default: the user's over /etc/erisfs/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,6 +66,12 @@ enum Command {
     Mount(mount::Mount),
     /// Serve blocks, and what catalogs list, over HTTP
     Serve(serve::Serve),
+    /// Tell how the mounts and servers of this user are doing
+    Status(status::Status),
+    /// Tell what a read of a file costs: what of it is here, and where the rest would come from
+    Why(why::Why),
+    /// Look after the disk cache
+    Cache(cache::Cache),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -64,16 +80,18 @@ enum Command {
 #[derive(Debug, Args)]
 struct Blocks {
     /// A block store, in order of preference: dir:PATH, sqlite:PATH, http(s)://HOST/
-    /// [default: those in ERISFS_BLOCKS]
+    /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
 }
 
 impl Blocks {
     fn urls<'a>(&'a self, session: &'a Session) -> anyhow::Result<&'a [String]> {
-        let urls = if self.urls.is_empty() { &session.environment.blocks } else { &self.urls };
+        let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
         if urls.is_empty() {
-            return Err(Usage("no block store: give --blocks URL, or set ERISFS_BLOCKS".into()).into());
+            let reason =
+                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
+            return Err(Usage(reason.into()).into());
         }
         Ok(urls)
     }
@@ -89,7 +107,7 @@ impl Blocks {
     }
 }
 
-fn opened(store: Result<Arc<dyn BlockStore>, block::Error>) -> anyhow::Result<Arc<dyn BlockStore>> {
+fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
     store.map_err(|error| match error {
         block::Error::BadUrl { .. } => Usage(error.to_string()).into(),
         error => error.into(),
@@ -99,6 +117,7 @@ fn opened(store: Result<Arc<dyn BlockStore>, block::Error>) -> anyhow::Result<Ar
 /// What every command gets.
 struct Session {
     environment: Environment,
+    config: Config,
     runtime: Runtime,
 }
 
@@ -119,7 +138,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::read();
     start_log(&environment, cli.verbose);
-    match run(cli.command, environment) {
+    match run(cli, environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -132,10 +151,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, environment: Environment) -> anyhow::Result<()> {
+fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
+    let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
-    let context = Session { environment, runtime };
-    let result = match command {
+    let context = Session { environment, config, runtime };
+    let result = match cli.command {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
         Command::Publish(publish) => publish.run(&context),
@@ -144,6 +164,9 @@ fn run(command: Command, environment: Environment) -> anyhow::Result<()> {
         Command::Stat(stat) => stat.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Serve(serve) => serve.run(&context),
+        Command::Status(status) => status.run(&context),
+        Command::Why(why) => why.run(&context),
+        Command::Cache(cache) => cache.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
@@ -176,6 +199,22 @@ fn explain(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// Answers `erisfs status` and its like for this process. That it cannot is no reason not to go on.
+fn listen(session: &Session, daemon: Daemon) -> Option<Control> {
+    let _entered = session.runtime.enter();
+    let dir = control::directory(session.environment.runtime_dir.as_deref());
+    Control::listen(&dir, daemon).inspect_err(|error| tracing::warn!("no control socket: {error}")).ok()
+}
+
+/// A time to wait, as a flag names it: seconds, or with a unit.
+fn patience(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("more than nothing is needed".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A line of result. A reader that has seen enough (`| head`) is no error.

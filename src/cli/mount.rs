@@ -7,9 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
-use super::view::View;
-use super::{SaidAlready, Session, Signals, Usage};
+use super::view::{Opened, View};
+use super::{SaidAlready, Session, Signals, Usage, listen};
+use crate::control::{Daemon, Face};
 use crate::fuse::{Mounted, Options};
+use crate::metrics::Process;
+use crate::serve::Server;
 use crate::tree::Settings;
 
 /// What the process in the background says on its stdout once the mount is up.
@@ -39,7 +42,12 @@ pub(super) struct Mount {
 
 impl Mount {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let options = Options::parse(self.options.iter().map(String::as_str))
+        let config = &session.config;
+        let mut defaults = Options::default();
+        defaults.timeout = config.deadlines.read;
+        defaults.metrics.clone_from(&config.metrics.listen);
+        let options = defaults
+            .with(self.options.iter().map(String::as_str))
             .map_err(|error| Usage(error.to_string()))?;
         match self.foreground || self.background {
             true => session.runtime.block_on(self.serve(session, &options)),
@@ -50,13 +58,25 @@ impl Mount {
     async fn serve(&self, session: &Session, options: &Options) -> anyhow::Result<()> {
         // Before mounting: a signal in between must not leave the mount behind.
         let mut signals = Signals::catch()?;
-        let settings = Settings { symlinks: options.symlinks, ..Settings::default() };
-        let tree = tokio::select! {
-            tree = self.view.open(session, settings, options.timeout) => tree?,
+        let settings = Settings {
+            symlinks: options.symlinks,
+            frame_bytes: session.config.cache.frames.bytes(),
+            ..Settings::default()
+        };
+        let Opened { tree, stack } = tokio::select! {
+            opened = self.view.open(session, settings, options.timeout) => opened?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
         };
         let runtime = session.runtime.handle().clone();
-        let mounted = Mounted::new(tree, &self.mountpoint, options, runtime)?;
+        let mounted = Mounted::new(tree.clone(), &self.mountpoint, options, runtime)?;
+        let process = Process::new(stack, tree, mounted.requests().clone());
+        let place = mounted.mountpoint().to_string_lossy().into_owned();
+        let _control = listen(session, Daemon { face: Face::Mount, place, process: process.clone() });
+        if let Some(addr) = &options.metrics {
+            let server = Server::bind_metrics(addr, process).await;
+            let server = server.with_context(|| format!("cannot listen at {addr}"))?;
+            tokio::spawn(server.run(std::future::pending()));
+        }
         if self.background {
             rustix::process::setsid().context("cannot leave the terminal")?;
             println!("{READY}");

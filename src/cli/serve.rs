@@ -1,8 +1,10 @@
 use anyhow::Context;
 use clap::Args;
 
-use super::view::View;
-use super::{Session, Signals, Usage};
+use super::view::{Opened, View};
+use super::{Session, Signals, Usage, listen};
+use crate::config::is_address;
+use crate::control::{Daemon, Face};
 use crate::serve::{Limits, PutPolicy, Server, Service, Token};
 use crate::tree::Settings;
 
@@ -23,8 +25,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let port = self.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() {
+        if !is_address(&self.listen) {
             return Err(Usage(format!(
                 "--listen {}: HOST:PORT expected, for example 127.0.0.1:8080",
                 self.listen
@@ -37,16 +38,19 @@ impl Serve {
 
     async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
-        let tree = tokio::select! {
-            tree = self.view.open(session, Settings::default(), Limits::default().fetch) => tree?,
+        let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
+        let Opened { tree, stack } = tokio::select! {
+            opened = self.view.open(session, settings, Limits::default().fetch) => opened?,
             () = signals.any() => return Ok(()),
         };
         let store = tree.store().clone();
         let limits = Limits { connections: self.max_connections.into(), ..Limits::default() };
-        let tree = (!self.view.has_no_catalog()).then_some(tree);
-        let server = Server::bind(&self.listen, Service { store, tree, put, limits }).await;
+        let shown = (!self.view.catalogs(session).is_empty()).then(|| tree.clone());
+        let server = Server::bind(&self.listen, Service { store, tree: shown, put, limits }).await;
         let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
-        eprintln!("listening on http://{}/", server.local_addr());
+        let (process, place) = (server.observe(stack, tree), format!("http://{}/", server.local_addr()));
+        eprintln!("listening on {place}");
+        let _control = listen(session, Daemon { face: Face::Serve, place, process });
         server.run(signals.any()).await;
         Ok(())
     }

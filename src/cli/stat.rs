@@ -27,15 +27,15 @@ impl Stat {
 
     async fn tell(&self, session: &Session) -> anyhow::Result<()> {
         let tree = self.look.open(session).await?;
-        let attr = self.look.find(&tree, &self.path).await?;
+        let attr = self.look.find(session, &tree, &self.path).await?;
         let target = match attr.kind {
-            Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline()).await?),
+            Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline(session)).await?),
             _ => None,
         };
         let target = target.map(|target| text(&target));
         let mut known = Vec::new();
-        for name in tree.xattr_names(attr.inode, self.look.deadline()).await? {
-            let value = tree.xattr(attr.inode, name.as_bytes(), self.look.deadline()).await?;
+        for name in tree.xattr_names(attr.inode, self.look.deadline(session)).await? {
+            let value = tree.xattr(attr.inode, name.as_bytes(), self.look.deadline(session)).await?;
             let short = name.strip_prefix(XATTR_PREFIX).unwrap_or(&name).to_owned();
             known.extend(value.map(|value| (short, value)));
         }

@@ -9,15 +9,14 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{Blocks, Session, Usage};
-use crate::block::Cache;
+use super::disk::DiskFlags;
+use super::{Blocks, Session, Usage, opened, patience};
+use crate::block::{Stack, StackSettings};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
 use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 
-/// Memory for blocks as they travel.
-pub(super) const BLOCK_BYTES: usize = 32 << 20;
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
 
@@ -26,9 +25,17 @@ pub(super) const NODE_BYTES: usize = 32 << 20;
 pub(super) struct View {
     #[command(flatten)]
     pub(super) blocks: Blocks,
-    /// A catalog that `publish` printed (repeatable, the first that lists a path wins)
+    /// A catalog that `publish` printed (repeatable, the first that lists a path wins) [default: those of the config]
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
+    #[command(flatten)]
+    disk: DiskFlags,
+}
+
+/// A view that is open, and the stores below it.
+pub(super) struct Opened {
+    pub(super) tree: Arc<Tree>,
+    pub(super) stack: Arc<Stack>,
 }
 
 /// A view that is looked into once, without a mount.
@@ -36,9 +43,9 @@ pub(super) struct View {
 pub(super) struct Look {
     #[command(flatten)]
     view: View,
-    /// Give up on what has not come after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    timeout: u32,
+    /// Give up on what has not come after this time: 30, 500ms, 2m [default: that of the config, else 30s]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    timeout: Option<Duration>,
 }
 
 impl View {
@@ -48,14 +55,14 @@ impl View {
         session: &Session,
         settings: Settings,
         timeout: Duration,
-    ) -> anyhow::Result<Arc<Tree>> {
-        let capabilities = self.catalogs.iter().map(|urn| {
+    ) -> anyhow::Result<Opened> {
+        let capabilities = self.catalogs(session).iter().map(|urn| {
             let parsed = urn.parse::<ReadCapability>();
             parsed.map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let capabilities = capabilities.collect::<Result<Vec<_>, _>>()?;
-        let store = Arc::new(Cache::new(self.blocks.open(session)?, BLOCK_BYTES));
-        let fetch = Fetch::new(store, NODE_BYTES);
+        let stack = Arc::new(self.stack(session)?);
+        let fetch = Fetch::new(stack.store(), NODE_BYTES);
         let opened = capabilities
             .into_iter()
             .map(|capability| Catalog::open(fetch.clone(), capability, Deadline::after(timeout)));
@@ -66,35 +73,52 @@ impl View {
         {
             return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
         }
-        Ok(Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)))
+        Ok(Opened { tree: Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)), stack })
     }
 
-    /// Whether no catalog was given.
-    pub(super) fn has_no_catalog(&self) -> bool {
-        self.catalogs.is_empty()
+    fn stack(&self, session: &Session) -> anyhow::Result<Stack> {
+        let settings = StackSettings {
+            memory_bytes: session.config.cache.memory.bytes(),
+            disk: self.disk.settings(session),
+            reseed: session.config.reseed.clone(),
+        };
+        opened(Stack::open(self.blocks.urls(session)?, settings))
+    }
+
+    /// The URNs of the catalogs that were given, here or in the config.
+    pub(super) fn catalogs<'a>(&'a self, session: &'a Session) -> &'a [String] {
+        if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs }
     }
 }
 
 impl Look {
     /// Opens all catalogs.
     pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Arc<Tree>> {
-        self.view.open(session, Settings::default(), self.timeout()).await
+        Ok(self.open_with_stack(session).await?.tree)
+    }
+
+    /// As [`open`](Self::open), with the stores below.
+    pub(super) async fn open_with_stack(&self, session: &Session) -> anyhow::Result<Opened> {
+        let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
+        self.view.open(session, settings, self.timeout(session)).await
     }
 
     /// When to give up on something that begins now.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.timeout())
+    pub(super) fn deadline(&self, session: &Session) -> Deadline {
+        Deadline::after(self.timeout(session))
     }
 
-    fn timeout(&self) -> Duration {
-        Duration::from_secs(self.timeout.into())
+    fn timeout(&self, session: &Session) -> Duration {
+        self.timeout.unwrap_or(session.config.deadlines.read)
     }
 
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
-    pub(super) async fn find(&self, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
+    pub(super) async fn find(&self, session: &Session, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
         let mut below = path.as_bytes();
-        if self.view.has_no_catalog() && !below.starts_with(b"urn:") {
-            return Err(Usage("no catalog: give --catalog URN".into()).into());
+        if self.view.catalogs(session).is_empty() && !below.starts_with(b"urn:") {
+            return Err(
+                Usage("no catalog: give --catalog URN, or name `catalogs` in the config".into()).into()
+            );
         }
         if let Some(store_dir) = tree.catalogs().store_dir()
             && let Some(rest) = below.strip_prefix(store_dir.as_str().as_bytes())
@@ -104,7 +128,7 @@ impl Look {
             let known = tree.catalogs().store_dir().map_or("none", StoreDir::as_str);
             return Err(anyhow!("{}: the store directory of the catalogs is {known}", path.display()));
         }
-        let mut at = tree.attr(Inode::ROOT, self.deadline()).await?;
+        let mut at = tree.attr(Inode::ROOT, self.deadline(session)).await?;
         let mut seen = PathBuf::new();
         for name in below.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".") {
             if at.kind != Kind::Directory {
@@ -112,11 +136,11 @@ impl Look {
             }
             let shown = OsStr::from_bytes(name);
             let found = match at.inode {
-                Inode::ROOT => match self.full_name(tree, shown).await? {
-                    Some(full) => tree.lookup(at.inode, full.as_bytes(), self.deadline()).await?,
+                Inode::ROOT => match self.full_name(session, tree, shown).await? {
+                    Some(full) => tree.lookup(at.inode, full.as_bytes(), self.deadline(session)).await?,
                     None => None,
                 },
-                _ => tree.lookup(at.inode, name, self.deadline()).await?,
+                _ => tree.lookup(at.inode, name, self.deadline(session)).await?,
             };
             at = found.ok_or_else(|| match at.inode {
                 Inode::ROOT => anyhow!("{}: no catalog lists it", shown.display()),
@@ -130,7 +154,12 @@ impl Look {
         Ok(at)
     }
 
-    async fn full_name(&self, tree: &Tree, name: &OsStr) -> anyhow::Result<Option<String>> {
+    async fn full_name(
+        &self,
+        session: &Session,
+        tree: &Tree,
+        name: &OsStr,
+    ) -> anyhow::Result<Option<String>> {
         let name = name.to_string_lossy().into_owned();
         if name.parse::<StorePath>().is_ok() || name.starts_with("urn:") {
             return Ok(Some(name));
@@ -138,7 +167,7 @@ impl Look {
         let hash_part: HashPart = name.parse().map_err(|_| {
             Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected"))
         })?;
-        let found = tree.catalogs().find(hash_part, self.deadline()).await?;
+        let found = tree.catalogs().find(hash_part, self.deadline(session)).await?;
         Ok(found.map(|(path, _)| path.to_string()))
     }
 }

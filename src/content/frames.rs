@@ -1,5 +1,6 @@
 //! Decoded frames of seekable objects: a cache by bytes, and one decoding however many readers.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -17,12 +18,48 @@ type Key = (u64, u32);
 pub struct FrameCache {
     decoded: Arc<Mutex<ByteLru<Key, Bytes>>>,
     flights: Flights<Key, Result<Bytes, Error>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// What a [`FrameCache`] holds, and how often it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct FramesStatus {
+    /// Decoded bytes kept.
+    pub bytes: usize,
+    /// Decoded bytes that may be kept.
+    pub capacity: usize,
+    /// Frames asked for that were kept.
+    pub hits: u64,
+    /// Frames asked for that had to be decoded, or waited for.
+    pub misses: u64,
 }
 
 impl FrameCache {
     /// Keeps at most `bytes` of decoded data.
     pub fn new(bytes: usize) -> Self {
-        FrameCache { decoded: Arc::new(Mutex::new(ByteLru::new(bytes))), flights: Flights::default() }
+        FrameCache {
+            decoded: Arc::new(Mutex::new(ByteLru::new(bytes))),
+            flights: Flights::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// What it holds now, and how often it was asked since it was made.
+    pub fn status(&self) -> FramesStatus {
+        let decoded = self.decoded.lock().expect("no panic while held");
+        FramesStatus {
+            bytes: decoded.bytes(),
+            capacity: decoded.capacity(),
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+        }
+    }
+
+    /// Whether `frame` is decoded already.
+    pub fn contains(&self, content: &Content, frame: &Frame) -> bool {
+        self.decoded.lock().expect("no panic while held").contains(&(content.id(), frame.index))
     }
 
     /// The decoded bytes of `frame`. Ready at once when it is in the cache.
@@ -33,10 +70,14 @@ impl FrameCache {
         deadline: Deadline,
     ) -> Result<Bytes, Error> {
         let key = (content.id(), frame.index);
+        let mut asked = false;
         loop {
-            if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key) {
-                return Ok(bytes.clone());
+            if let Some(bytes) = self.decoded.lock().expect("no panic while held").get(&key).cloned() {
+                self.hits.fetch_add(u64::from(!asked), Relaxed);
+                return Ok(bytes);
             }
+            self.misses.fetch_add(u64::from(!asked), Relaxed);
+            asked = true;
             let flight = self.flights.join(key, || {
                 let (decoded, content, frame) = (self.decoded.clone(), content.clone(), frame.clone());
                 async move {

@@ -6,11 +6,13 @@
 
 mod flights;
 mod frames;
+mod plan;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
-pub use frames::{FrameCache, decode_frame};
+pub use frames::{FrameCache, FramesStatus, decode_frame};
+pub use plan::Plan;
 pub use read_ahead::ReadAhead;
 pub use reader::{Content, Limits};
 

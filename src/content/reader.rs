@@ -25,16 +25,16 @@ pub struct Limits {
 /// One ERIS content, opened: its length is known and its last block was checked.
 #[derive(Debug)]
 pub struct Content {
-    fetch: Arc<Fetch>,
-    id: u64,
-    capability: ReadCapability,
-    layout: Layout,
-    top: Top,
-    length: u64,
+    pub(super) fetch: Arc<Fetch>,
+    pub(super) id: u64,
+    pub(super) capability: ReadCapability,
+    pub(super) layout: Layout,
+    pub(super) top: Top,
+    pub(super) length: u64,
 }
 
 #[derive(Debug)]
-enum Top {
+pub(super) enum Top {
     Node(Arc<Node>),
     Leaf(Bytes),
 }
@@ -241,7 +241,7 @@ impl Content {
         Ok(())
     }
 
-    fn key(&self, at: &Position) -> NodeKey {
+    pub(super) fn key(&self, at: &Position) -> NodeKey {
         NodeKey { content: self.id, level: at.level, index: at.index }
     }
 }

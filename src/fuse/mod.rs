@@ -30,6 +30,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 
 use crate::content::Deadline;
+use crate::metrics::Requests;
 use crate::tree::{self, Attr, Inode, Kind, Tree};
 
 /// As long as the protocol can say. Nothing below a store path ever changes.
@@ -40,6 +41,9 @@ const MAX_BACKGROUND: u16 = 64;
 const BLOCK: u32 = 32 * 1024;
 /// Directory entries looked up for one kernel request at the most; its buffer rarely holds more.
 const ENTRIES: usize = 512;
+/// The requests that are counted: those that may need a block.
+const KINDS: [&str; 8] =
+    ["lookup", "getattr", "readlink", "read", "readdir", "readdirplus", "getxattr", "listxattr"];
 
 /// Answers the kernel's requests for one mount.
 pub(crate) struct Filesystem {
@@ -48,6 +52,7 @@ pub(crate) struct Filesystem {
     timeout: Duration,
     owner: (u32, u32),
     overdue: Arc<Overdue>,
+    requests: Arc<Requests>,
 }
 
 impl Filesystem {
@@ -58,6 +63,7 @@ impl Filesystem {
             timeout: options.timeout,
             owner: (options.uid, options.gid),
             overdue: Arc::default(),
+            requests: Requests::new(&KINDS),
         }
     }
 
@@ -70,14 +76,18 @@ impl Filesystem {
     {
         let _entered = self.runtime.enter();
         let mut work = Box::pin(work);
+        let counted = self.requests.begin(operation);
         let finish = move |answer: Result<T, tree::Error>| {
-            reply(answer.map_err(|error| {
+            let answer = answer.map_err(|error| {
                 let errno = errno::errno(&error);
                 if errno == Errno::EIO {
                     tracing::error!("{operation}: {error}");
                 }
                 errno
-            }))
+            });
+            // Before the answer goes out: who has it may look at the figures at once.
+            counted.end(answer.as_ref().is_err_and(|errno| *errno == Errno::EIO));
+            reply(answer)
         };
         match work.as_mut().now_or_never() {
             Some(answer) => finish(answer),
@@ -203,6 +213,7 @@ impl fuser::Filesystem for Filesystem {
     ) {
         let range = offset..offset.saturating_add(size.into());
         if self.overdue.answers(inode.0, &range, Instant::now()) {
+            self.requests.begin("read").end(true);
             return reply.error(Errno::EIO);
         }
         let (tree, deadline, overdue) = (self.tree.clone(), self.deadline(), self.overdue.clone());

@@ -22,6 +22,8 @@ pub struct Options {
     pub gid: u32,
     /// What absolute links into the store directory look like.
     pub symlinks: Symlinks,
+    /// `HOST:PORT` at which the figures of this mount can be read; `None`: nowhere.
+    pub metrics: Option<String>,
     fsname: String,
     acl: SessionACL,
     kernel: Vec<MountOption>,
@@ -55,7 +57,7 @@ pub enum OptionError {
     },
 }
 
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "allow_other",
     "allow_root",
     "atime",
@@ -64,6 +66,7 @@ const KNOWN: [&str; 16] = [
     "exec",
     "fsname=NAME",
     "gid=N",
+    "metrics=HOST:PORT",
     "noatime",
     "nodev",
     "noexec",
@@ -81,6 +84,7 @@ impl Default for Options {
             uid: 0,
             gid: 0,
             symlinks: Symlinks::Absolute,
+            metrics: None,
             fsname: "erisfs".into(),
             acl: SessionACL::Owner,
             kernel: Vec::new(),
@@ -91,7 +95,12 @@ impl Default for Options {
 impl Options {
     /// Parses lists as after `-o`, separated by commas; what comes later wins.
     pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
-        let mut options = Options::default();
+        Options::default().with(lists)
+    }
+
+    /// These options where the lists say nothing else.
+    pub fn with<'a>(self, lists: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
+        let mut options = self;
         for option in lists.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
             options.set(option)?;
         }
@@ -125,6 +134,11 @@ impl Options {
                     return Err(value("at least one second"));
                 }
                 self.timeout = Duration::from_secs(seconds.into());
+            }
+            "metrics" => {
+                let port = argument.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+                port.ok_or(value("HOST:PORT"))?;
+                self.metrics = Some(argument.to_owned());
             }
             "symlinks" => {
                 self.symlinks = match argument {
@@ -222,7 +236,7 @@ mod tests {
 
     #[test]
     fn values_are_checked() {
-        for option in ["timeout=0", "timeout=soon", "uid=root", "symlinks=yes", "fsname="] {
+        for option in ["timeout=0", "timeout=soon", "metrics=9120", "uid=root", "symlinks=yes", "fsname="] {
             assert!(matches!(Options::parse([option]), Err(OptionError::Value { .. })), "{option}");
         }
     }

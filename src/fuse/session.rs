@@ -10,6 +10,7 @@ use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 
 use super::{Filesystem, Options};
+use crate::metrics::Requests;
 use crate::tree::Tree;
 
 const DEVICE: &str = "/dev/fuse";
@@ -70,6 +71,7 @@ pub enum MountError {
 pub struct Mounted {
     mountpoint: PathBuf,
     session: Option<BackgroundSession>,
+    requests: Arc<Requests>,
 }
 
 impl Mounted {
@@ -93,6 +95,7 @@ impl Mounted {
             })?;
         check_device()?;
         let filesystem = Filesystem::new(tree, runtime, options);
+        let requests = filesystem.requests.clone();
         let session = fuser::Session::new(filesystem, &mountpoint, &options.config())
             .and_then(fuser::Session::spawn)
             .map_err(|source| match source.kind() {
@@ -100,12 +103,17 @@ impl Mounted {
                 io::ErrorKind::NotFound => MountError::NoHelper,
                 _ => MountError::Mount { mountpoint: mountpoint.clone(), source },
             })?;
-        Ok(Mounted { mountpoint, session: Some(session) })
+        Ok(Mounted { mountpoint, session: Some(session), requests })
     }
 
     /// Where it is.
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    /// What the kernel asked, by kind.
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
     }
 
     /// Whether somebody else (`umount`, `fusermount3 -u`) ended it.

@@ -109,7 +109,7 @@ impl BinaryCache {
         let (source, length, entity_tag) = match (form, object.compression()) {
             (Form::Encoded, Some(Compression::Zstd)) => {
                 let length = object.content().length();
-                (Source::Encoded(object), length, format!("\"{reference}\""))
+                (Source::Encoded(object, self.tree.clone()), length, format!("\"{reference}\""))
             }
             (Form::Nar, Some(_)) => {
                 let length = object.nar_size();

@@ -142,7 +142,7 @@ pub(super) enum PieceError {
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// The object as it was published.
-    Encoded(Arc<Object>),
+    Encoded(Arc<Object>, Arc<Tree>),
     /// The archive in it.
     Nar(Arc<Object>, Arc<Tree>),
 }
@@ -150,15 +150,17 @@ pub(super) enum Source {
 impl Source {
     fn object(&self) -> &Arc<Object> {
         match self {
-            Source::Encoded(object) | Source::Nar(object, _) => object,
+            Source::Encoded(object, _) | Source::Nar(object, _) => object,
         }
     }
 
     async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, content::Error> {
-        match self {
-            Source::Encoded(object) => object.content().read_at(range, deadline).await,
-            Source::Nar(object, tree) => object.read_range(range, tree.frames(), deadline).await,
-        }
+        let (bytes, tree) = match self {
+            Source::Encoded(object, tree) => (object.content().read_at(range, deadline).await?, tree),
+            Source::Nar(object, tree) => (object.read_range(range, tree.frames(), deadline).await?, tree),
+        };
+        tree.count_read(bytes.len() as u64);
+        Ok(bytes)
     }
 }
 

@@ -20,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -34,7 +34,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::block::BlockStore;
+use crate::block::{BlockStore, Stack};
+use crate::metrics::{self, Process, Requests};
 use crate::tree::Tree;
 use activity::{Activity, Watched};
 use answer::Answer;
@@ -49,9 +50,14 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const PARTING: Duration = Duration::from_millis(500);
 /// hyper takes no smaller buffer.
 const MIN_HEAD_BYTES: u32 = 8192;
+/// Connections at a time to a mount's figures: a few scrapers, and a person.
+const METRICS_CONNECTIONS: usize = 16;
 /// What a client hears for whom there is no room.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+/// The requests that are counted; `other` is for what names no resource.
+const KINDS: [&str; 7] = ["block", "put", "narinfo", "listing", "archive", "info", "other"];
 
 /// What is served, and to whom.
 #[derive(Debug)]
@@ -117,9 +123,32 @@ pub struct Server {
 impl Server {
     /// Listens at `addr`; port 0 lets the system choose.
     pub async fn bind(addr: impl ToSocketAddrs, service: Service) -> io::Result<Self> {
+        Self::listen(addr, Site::new(service)).await
+    }
+
+    /// Listens at `addr` and answers `GET /metrics` with the figures of `process`, and nothing else.
+    pub async fn bind_metrics(addr: impl ToSocketAddrs, process: Arc<Process>) -> io::Result<Self> {
+        let limits = Limits { connections: METRICS_CONNECTIONS, ..Limits::default() };
+        let site = Site {
+            blocks: None,
+            binary_cache: None,
+            limits,
+            requests: Requests::new(&[]),
+            process: OnceLock::from(process),
+        };
+        Self::listen(addr, site).await
+    }
+
+    async fn listen(addr: impl ToSocketAddrs, site: Site) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
-        Ok(Server { listener, local_addr, site: Arc::new(Site::new(service)) })
+        Ok(Server { listener, local_addr, site: Arc::new(site) })
+    }
+
+    /// Answers `GET /metrics` from now on, with the figures of these stores, this view and this server. Only the first
+    /// call counts.
+    pub fn observe(&self, stack: Arc<Stack>, tree: Arc<Tree>) -> Arc<Process> {
+        self.site.process.get_or_init(|| Process::new(stack, tree, self.site.requests.clone())).clone()
     }
 
     /// Where it listens.
@@ -221,16 +250,20 @@ async fn serve_connection(
 /// All resources.
 #[derive(Debug)]
 struct Site {
-    blocks: Blocks,
+    /// None where there are figures only.
+    blocks: Option<Blocks>,
     binary_cache: Option<BinaryCache>,
     limits: Limits,
+    requests: Arc<Requests>,
+    process: OnceLock<Arc<Process>>,
 }
 
 impl Site {
     fn new(Service { store, tree, put, limits }: Service) -> Self {
         let budget = Arc::new(Budget::new(limits.archives, limits.fetch));
         let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget));
-        Site { blocks: Blocks::new(store, put, limits.fetch), binary_cache, limits }
+        let blocks = Some(Blocks::new(store, put, limits.fetch));
+        Site { blocks, binary_cache, limits, requests: Requests::new(&KINDS), process: OnceLock::new() }
     }
 
     /// Answers a request. A panic on the way is this request's fault alone.
@@ -238,11 +271,18 @@ impl Site {
         let is_head = request.method() == Method::HEAD;
         // Not the query: it may hold a read capability, which does not belong into a log.
         let what = format!("{} {}", request.method(), request.uri().path());
-        let answered = AssertUnwindSafe(self.route(request)).catch_unwind().await;
+        let route = Route::of(request.uri());
+        let counted = self.requests.begin(match &route {
+            Some(Route::Block(_)) if request.method() == Method::PUT => "put",
+            Some(route) => route.kind(),
+            None => "other",
+        });
+        let answered = AssertUnwindSafe(self.route(route, request)).catch_unwind().await;
         let answer = answered.unwrap_or_else(|_| {
             tracing::error!("{what}: panicked");
             answer::line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
         });
+        counted.end(answer.status().is_server_error());
         tracing::debug!("{what}: {}", answer.status());
         match is_head {
             true => answer.map(|_| Payload::Whole(bytes::Bytes::new())),
@@ -250,25 +290,41 @@ impl Site {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Answer {
-        let Some(route) = Route::of(request.uri()) else { return answer::not_found() };
-        if let Route::Block(reference) = route {
-            return self.blocks.answer(reference, request).await;
+    async fn route(&self, route: Option<Route>, request: Request<Incoming>) -> Answer {
+        let Some(route) = route else { return answer::not_found() };
+        if let (Route::Block(reference), Some(blocks)) = (&route, &self.blocks) {
+            return blocks.answer(*reference, request).await;
         }
         let (method, headers) = (request.method(), request.headers());
         if method != Method::GET && method != Method::HEAD {
             return answer::wrong_method("GET, HEAD");
         }
-        let Some(cache) = &self.binary_cache else {
-            return if route == Route::About { self.about() } else { answer::not_found() };
-        };
+        match (&route, &self.process) {
+            (Route::Metrics, process) => return self.metrics(process.get()).await,
+            (Route::About, _) if self.blocks.is_some() => return self.about(),
+            _ => {}
+        }
+        let Some(cache) = &self.binary_cache else { return answer::not_found() };
         match route {
-            Route::About | Route::Block(_) => self.about(),
+            Route::About | Route::Block(_) | Route::Metrics => answer::not_found(),
             Route::CacheInfo => cache.info(),
             Route::Narinfo(hash_part) => cache.narinfo(hash_part).await,
             Route::Listing(hash_part) => cache.listing(hash_part).await,
             Route::Encoded(hash_part) => cache.archive(hash_part, Form::Encoded, method, headers).await,
             Route::Nar(hash_part) => cache.archive(hash_part, Form::Nar, method, headers).await,
+        }
+    }
+
+    /// The figures, for Prometheus.
+    async fn metrics(&self, process: Option<&Arc<Process>>) -> Answer {
+        let Some(process) = process.cloned() else { return answer::not_found() };
+        // The index of the disk cache may have to be read.
+        match tokio::task::spawn_blocking(move || metrics::text(process.snapshot())).await {
+            Ok(text) => uncached(answer::whole(StatusCode::OK, metrics::CONTENT_TYPE, text)),
+            Err(error) => {
+                tracing::error!("metrics: {error}");
+                answer::line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
+            }
         }
     }
 
@@ -278,12 +334,13 @@ impl Site {
             "erisfs {}\nERIS blocks: /uri-res/N2R?urn:blake2b:REFERENCE\n{catalogs}",
             env!("CARGO_PKG_VERSION")
         );
-        let mut answer = answer::whole(StatusCode::OK, "text/plain; charset=utf-8", about);
-        answer::set(
-            &mut answer,
-            hyper::header::CACHE_CONTROL,
-            hyper::header::HeaderValue::from_static("no-cache"),
-        );
-        answer
+        uncached(answer::whole(StatusCode::OK, "text/plain; charset=utf-8", about))
     }
+}
+
+/// Says that the answer may be another one the next time.
+fn uncached(mut answer: Answer) -> Answer {
+    let no_cache = hyper::header::HeaderValue::from_static("no-cache");
+    answer::set(&mut answer, hyper::header::CACHE_CONTROL, no_cache);
+    answer
 }

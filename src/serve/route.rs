@@ -10,6 +10,8 @@ use crate::store::HashPart;
 pub(super) enum Route {
     /// `/`: what this server is.
     About,
+    /// `/metrics`: the figures of this process, for Prometheus.
+    Metrics,
     /// `/uri-res/N2R?urn:blake2b:REFERENCE` (RFC 2169): a block; `None` if the query names none.
     Block(Option<Reference>),
     /// `/nix-cache-info`.
@@ -29,9 +31,21 @@ impl Route {
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         match uri.path() {
             "/" => Some(Self::About),
+            "/metrics" => Some(Self::Metrics),
             "/nix-cache-info" => Some(Self::CacheInfo),
             "/uri-res/N2R" => Some(Self::Block(uri.query().and_then(block_reference))),
             path => Self::of_store_path(path),
+        }
+    }
+
+    /// The resource as figures name it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::About | Self::CacheInfo | Self::Metrics => "info",
+            Self::Block(_) => "block",
+            Self::Narinfo(_) => "narinfo",
+            Self::Listing(_) => "listing",
+            Self::Encoded(_) | Self::Nar(_) => "archive",
         }
     }
 

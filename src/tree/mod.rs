@@ -8,6 +8,7 @@ mod catalog;
 mod error;
 mod inode;
 mod object;
+mod plan;
 mod read_dir;
 mod view;
 mod xattr;
@@ -17,8 +18,9 @@ pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::Error;
 pub use inode::Inode;
 pub use object::{Expected, Fault, Object};
+pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
-pub use view::Tree;
+pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 /// What `stat` says of a node.

@@ -59,7 +59,7 @@ pub struct Object {
 }
 
 #[derive(Debug)]
-enum Form {
+pub(super) enum Form {
     /// No archive: one file.
     File,
     Nar,
@@ -122,6 +122,10 @@ impl Object {
         }
     }
 
+    pub(super) fn form(&self) -> &Form {
+        &self.form
+    }
+
     /// Size of the NAR in bytes (of the file, where it is no NAR).
     pub fn nar_size(&self) -> u64 {
         match &self.form {
@@ -164,7 +168,7 @@ impl Object {
         let from = offset.min(size);
         let to = offset.saturating_add(length).min(size);
         let read = self.read_range(start + from..start + to, frames, deadline).await;
-        read.map_err(|source| Error::Read { name: self.full_name(node), source })
+        read.map_err(|source| Error::Read { name: self.path_of(node), source })
     }
 
     /// Bytes of the NAR (of the file, where it is no NAR).
@@ -219,7 +223,7 @@ impl Object {
     }
 
     /// Where the contents of a file begin, and their size; `None` for what is no file.
-    fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
+    pub(super) fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
         match (self.listing.kind(node), &self.form) {
             (Kind::File { size, .. }, Form::File) => Some((0, size)),
             (Kind::File { size, offset, .. }, _) => Some((offset, size)),
@@ -227,7 +231,8 @@ impl Object {
         }
     }
 
-    fn full_name(&self, node: NodeId) -> String {
+    /// `HASH-NAME`, or the content, with the path of a node in it.
+    pub fn path_of(&self, node: NodeId) -> String {
         let path = self.listing.path(node);
         match path.is_empty() {
             true => self.name.clone(),

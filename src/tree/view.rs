@@ -1,10 +1,12 @@
 //! The tree itself: look-ups, attributes and reads, and the opened objects behind them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::inode::{Occupant, Occupants, Slot};
@@ -12,7 +14,7 @@ use super::object::UNLIMITED;
 use super::{Attr, Catalogs, Error, Expected, Inode, Kind, Object, Settings, Symlinks};
 use crate::block::{BlockStore, ByteLru};
 use crate::compress::Compression;
-use crate::content::{self, Deadline, Fetch, Flights, FrameCache, ReadAhead};
+use crate::content::{self, Deadline, Fetch, Flights, FrameCache, FramesStatus, ReadAhead};
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
 use crate::store::{HashPart, StorePath};
@@ -35,6 +37,16 @@ pub struct Tree {
     frames: Arc<FrameCache>,
     read_ahead: Mutex<ReadAhead>,
     ahead: Arc<Semaphore>,
+    read_bytes: AtomicU64,
+}
+
+/// What a [`Tree`] answered, and what it keeps for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TreeStatus {
+    /// Bytes of files and archives that were answered.
+    pub read_bytes: u64,
+    /// Decoded data.
+    pub frames: FramesStatus,
 }
 
 impl Tree {
@@ -49,6 +61,7 @@ impl Tree {
             frames: Arc::new(FrameCache::new(settings.frame_bytes)),
             read_ahead: Mutex::default(),
             ahead: Arc::new(Semaphore::new(AHEAD)),
+            read_bytes: AtomicU64::new(0),
             settings,
         }
     }
@@ -66,6 +79,16 @@ impl Tree {
     /// Decoded frames are kept here.
     pub fn frames(&self) -> &FrameCache {
         &self.frames
+    }
+
+    /// What it answered since it was made, and what it keeps now.
+    pub fn status(&self) -> TreeStatus {
+        TreeStatus { read_bytes: self.read_bytes.load(Relaxed), frames: self.frames.status() }
+    }
+
+    /// Takes note that so many bytes went to somebody who read them past [`read`](Self::read), from an object.
+    pub fn count_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// The node `name` of the directory `parent`; `None` if there is no such name.
@@ -127,7 +150,9 @@ impl Tree {
         }
         let (object, node) = self.open_node(inode, deadline).await?;
         self.fetch_ahead(inode, &object, node, offset..offset.saturating_add(size.into()), deadline);
-        object.read(node, offset, size.into(), &self.frames, deadline).await
+        let bytes = object.read(node, offset, size.into(), &self.frames, deadline).await?;
+        self.count_read(bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// The store path with this hash part, opened; `None` if no catalog lists it.

@@ -43,7 +43,8 @@ impl Scratch {
     pub fn erisfs<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_erisfs"));
         command.args(arguments).current_dir(self.0.path());
-        command.env("XDG_CACHE_HOME", self.at("cache")).env("TMPDIR", self.folder("tmp"));
+        command.env("XDG_CACHE_HOME", self.at("cache")).env("XDG_CONFIG_HOME", self.at("config"));
+        command.env("XDG_RUNTIME_DIR", self.folder("run")).env("TMPDIR", self.folder("tmp"));
         for variable in ["ERISFS_BLOCKS", "ERISFS_TOKEN", "RUST_LOG", "FUSERMOUNT_PATH"] {
             command.env_remove(variable);
         }

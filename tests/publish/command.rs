@@ -10,7 +10,11 @@ use crate::make_tree;
 
 fn erisfs(dir: &Path) -> Command {
     let mut command = Command::cargo_bin("erisfs").unwrap();
-    command.env("XDG_CACHE_HOME", dir.join("home")).env_remove("ERISFS_BLOCKS").env_remove("RUST_LOG");
+    command
+        .env("XDG_CACHE_HOME", dir.join("home"))
+        .env("XDG_CONFIG_HOME", dir.join("home"))
+        .env_remove("ERISFS_BLOCKS")
+        .env_remove("RUST_LOG");
     command.arg("publish").arg("--blocks").arg(format!("dir:{}", dir.join("blocks").display()));
     command
 }

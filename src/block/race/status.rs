@@ -10,8 +10,10 @@ pub struct SourceStatus {
     /// Whether it is asked.
     pub state: SourceState,
     /// The average time to a block, recent ones weighing most.
+    #[serde(rename = "latency_seconds", serialize_with = "seconds")]
     pub latency: Option<Duration>,
     /// The time within which 95 of 100 blocks came lately.
+    #[serde(rename = "p95_seconds", serialize_with = "seconds")]
     pub p95: Option<Duration>,
     /// Bytes a second while it was busy, recent ones weighing most.
     pub throughput: f64,
@@ -35,6 +37,11 @@ pub struct SourceStatus {
     pub hedges_won: u64,
     /// The last failure, lacking a block not counted.
     pub last_error: Option<String>,
+}
+
+/// A time as other programs read it.
+fn seconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&time.map(|time| time.as_secs_f64()), serializer)
 }
 
 /// Whether a source is asked.

@@ -13,6 +13,10 @@ pub struct Environment {
     pub token: Option<String>,
     /// Where programs of this user keep what can be made again: `XDG_CACHE_HOME`, else `~/.cache`.
     pub cache_home: Option<PathBuf>,
+    /// Where programs of this user look for what they should do: `XDG_CONFIG_HOME`, else `~/.config`.
+    pub config_home: Option<PathBuf>,
+    /// Where programs of this user meet while the user is logged in: `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
 }
 
 impl Environment {
@@ -23,14 +27,17 @@ impl Environment {
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let cache_home = set("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let folder = |name: &str| set(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let below_home = |name: &str| Some(folder("HOME")?.join(name));
         Environment {
             blocks: set("ERISFS_BLOCKS")
                 .map(|urls| urls.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),
             log: set("RUST_LOG"),
             token: set("ERISFS_TOKEN"),
-            cache_home: cache_home.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache"))),
+            cache_home: folder("XDG_CACHE_HOME").or_else(|| below_home(".cache")),
+            config_home: folder("XDG_CONFIG_HOME").or_else(|| below_home(".config")),
+            runtime_dir: folder("XDG_RUNTIME_DIR"),
         }
     }
 }

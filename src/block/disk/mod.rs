@@ -1,0 +1,301 @@
+//! The blocks that came once, kept on this disk for all processes of the user.
+//!
+//! [`Disk`] is one file of fixed slots, in which the name of a block says where it can be: there is no index that must be kept in
+//! step with the data, so nothing has to be recovered after a crash, and opening costs the same at any size. Every block is
+//! hashed when it is read, so whatever a crash, a bad disk or another program left there is at worst a miss.
+
+mod cache;
+mod error;
+mod gc;
+mod layout;
+mod lock;
+mod page;
+mod pins;
+mod queue;
+mod read;
+mod report;
+mod shared;
+mod slots;
+mod store;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::Block;
+use crate::eris::{BlockSize, Reference};
+use layout::Layout;
+use read::Found;
+use shared::{Shared, lock};
+use slots::Wait;
+
+pub use cache::DiskCache;
+pub use error::DiskError;
+pub use report::{Collected, DiskStat, Pin, Verified};
+
+/// How often it is looked whether the directory still holds the cache that is open, and the file system has room.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long [`Disk::sync`] waits for what is queued: several times the patience with other writers.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// How much the cache may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Bytes of disk that the cache never exceeds, its index included.
+    pub size: u64,
+    /// Bytes that are left free on the file system: with less, the cache takes nothing new and gives back what was used least
+    /// recently.
+    pub free_floor: u64,
+}
+
+/// What became of a block that was to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It was written.
+    Written,
+    /// It was there already.
+    Present,
+    /// It was not kept: the disk is full, read-only or failing, or all that could give way is pinned.
+    Dropped,
+}
+
+/// The disk cache of a directory. Clones share it; so do other processes that open the same directory.
+///
+/// When the last clone is dropped, what is queued is still written.
+#[derive(Clone)]
+pub struct Disk {
+    handle: Arc<Handle>,
+}
+
+/// Ends the background thread when it is dropped.
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    opened: Instant,
+    /// Milliseconds from then to the last look.
+    looked: AtomicU64,
+}
+
+impl DiskSettings {
+    /// The smallest cache, in bytes.
+    pub const MIN_SIZE: u64 = 8 << 20;
+
+    /// What suits most: 20 GiB or a tenth of the file system that `dir` is or will be on, whichever is less, and 1 GiB left free.
+    pub fn for_dir(dir: &Path) -> Self {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let status = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
+        let total = status.map_or(0, |status| status.f_blocks.saturating_mul(status.f_frsize));
+        Self { size: (total / 10).clamp(Self::MIN_SIZE, 20 << 30), free_floor: 1 << 30 }
+    }
+}
+
+impl Disk {
+    /// Opens the cache in `dir`, which is made if need be. It takes a page of disk space until blocks come.
+    ///
+    /// A directory that cannot be used is no error: the cache then holds nothing and keeps nothing (read-through, as
+    /// [`stat`](Self::stat) tells) and tries again later. An error is only a size that is too small to be a cache. A cache of another
+    /// size is moved to this one in the background; if processes want different sizes, that of the last to open it holds.
+    pub fn open(dir: &Path, settings: DiskSettings) -> Result<Self, DiskError> {
+        if settings.size < DiskSettings::MIN_SIZE {
+            return Err(DiskError::TooSmall { size: settings.size });
+        }
+        let disk = Self::of(Shared::new(dir, settings, true));
+        disk.handle.shared.reopen();
+        let attached = disk.handle.shared.attached();
+        if attached.is_some_and(|it| it.is_writable() && *it.slots.layout() != Layout::of(settings.size)) {
+            disk.in_background(|shared| shared.queue.resize(settings.size));
+        }
+        Ok(disk)
+    }
+
+    /// Opens the cache that is in `dir`, with the size that it has; an error if there is none.
+    pub fn open_existing(dir: &Path) -> Result<Self, DiskError> {
+        let disk = Self::open_later(dir);
+        disk.handle.shared.attach(false)?;
+        Ok(disk)
+    }
+
+    /// The cache in `dir` with the size that it has; if there is none, it is made by the first block that is put.
+    pub(super) fn open_later(dir: &Path) -> Self {
+        let disk = Self::of(Shared::new(dir, DiskSettings::for_dir(dir), false));
+        disk.handle.shared.reopen();
+        disk
+    }
+
+    fn of(shared: Shared) -> Self {
+        let (thread, opened, looked) = (Mutex::default(), Instant::now(), AtomicU64::new(0));
+        Self { handle: Arc::new(Handle { shared: Arc::new(shared), thread, opened, looked }) }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.handle.shared.path
+    }
+
+    /// Whether the index has the block; about a microsecond once the index is in the page cache. The block itself may still turn out
+    /// to be bad.
+    pub fn contains(&self, reference: &Reference) -> bool {
+        self.handle.shared.has(reference, Wait::Yes).unwrap_or(false)
+    }
+
+    /// The block, verified. May wait for the disk.
+    pub fn get(&self, reference: &Reference) -> Option<Block> {
+        self.get_many(&[*reference]).pop().flatten()
+    }
+
+    /// The blocks that are there, verified together, in the order asked for. May wait for the disk.
+    pub fn get_many(&self, references: &[Reference]) -> Vec<Option<Block>> {
+        let found = self.read(references, Wait::Yes).into_iter();
+        let blocks = found.map(|found| match found {
+            Found::Block(block) => Some(block),
+            Found::Miss | Found::WouldWait => None,
+        });
+        blocks.collect()
+    }
+
+    fn read(&self, references: &[Reference], wait: Wait) -> Vec<Found> {
+        let now = self.handle.opened.elapsed();
+        let looked = self.handle.looked.load(Relaxed);
+        if now >= Duration::from_millis(looked) + LOOK {
+            self.handle.looked.store(now.as_millis() as u64, Relaxed);
+            self.in_background(|shared| shared.queue.look());
+        }
+        let found = self.handle.shared.read(references, wait);
+        if self.handle.shared.queue.is_waiting() {
+            self.in_background(|_| ());
+        }
+        found
+    }
+
+    /// Keeps a block, now. May wait for the disk, and for other writers for at most two seconds. The caller has verified it.
+    pub fn put(&self, reference: &Reference, block: &Block) -> Stored {
+        self.put_many(&[(*reference, block.clone())]).pop().unwrap_or(Stored::Dropped)
+    }
+
+    /// Keeps blocks, as [`put`](Self::put) does, under one lock.
+    pub fn put_many(&self, blocks: &[(Reference, Block)]) -> Vec<Stored> {
+        self.handle.shared.write(blocks)
+    }
+
+    /// Keeps a block soon, in the background; never waits. Blocks beyond what the queue holds are dropped and counted. The
+    /// caller has verified the block.
+    pub fn put_later(&self, reference: Reference, block: Block) {
+        self.in_background(|shared| {
+            if !shared.queue.write(reference, block) {
+                shared.counts.dropped.fetch_add(1, Relaxed);
+            }
+        });
+    }
+
+    /// Returns once all blocks put before would survive a power cut, as far as they were kept. Waits for the disk.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        let shared = &self.handle.shared;
+        if !shared.queue.drain(DRAIN) {
+            return Err(DiskError::Busy { dir: shared.path.clone() });
+        }
+        match shared.attached().filter(|attached| attached.is_writable()) {
+            None => Ok(()),
+            Some(attached) => {
+                attached.slots.sync().map_err(|error| shared.failed("write", &shared.path, error))
+            }
+        }
+    }
+
+    /// Pins a set of blocks under a name, in place of the set that had that name: from now on they are not evicted once they are
+    /// there, those that come later included. Refused if all pins together would exceed four fifths of the cache; a block that is
+    /// not there yet counts as one of 32 KiB.
+    pub fn pin(&self, name: &str, references: &[Reference]) -> Result<Pin, DiskError> {
+        self.handle.shared.pin(name, references)
+    }
+
+    /// Takes a pin away. The blocks stay until they are evicted.
+    pub fn unpin(&self, name: &str) -> Result<(), DiskError> {
+        self.handle.shared.unpin(name)
+    }
+
+    /// All pins, by name.
+    pub fn pins(&self) -> Result<Vec<Pin>, DiskError> {
+        self.handle.shared.list_pins()
+    }
+
+    /// What the cache holds, and what this process had of it. Reads the whole index: some tens of milliseconds for a million
+    /// blocks.
+    pub fn stat(&self) -> DiskStat {
+        let shared = &self.handle.shared;
+        let counts = &shared.counts;
+        let mut stat = DiskStat {
+            size: shared.size.load(Relaxed),
+            free_floor: shared.free_floor,
+            hits: counts.hits.load(Relaxed),
+            misses: counts.misses.load(Relaxed),
+            writes: counts.writes.load(Relaxed),
+            dropped: counts.dropped.load(Relaxed),
+            evicted: counts.evicted.load(Relaxed),
+            bad: counts.bad.load(Relaxed),
+            read_through: shared.trouble(),
+            ..DiskStat::default()
+        };
+        if let Some(attached) = shared.attached() {
+            let layout = attached.slots.layout();
+            let pins = shared.current_pins(&attached);
+            stat.slots = layout.slots(BlockSize::Large) + layout.slots(BlockSize::Small);
+            (stat.used, stat.pinned, stat.bytes) = gc::count(&attached.slots, |it| pins.contains(it));
+            stat.on_disk = attached.slots.bytes_on_disk();
+            stat.free = attached.slots.free().unwrap_or(0);
+        }
+        stat
+    }
+
+    /// Reads and hashes everything, and drops what is bad. `progress` is told how many of how many slots are done.
+    pub fn verify(&self, progress: impl FnMut(u64, u64)) -> Result<Verified, DiskError> {
+        self.handle.shared.verify(progress)
+    }
+
+    /// Gives disk space back, of what was used least recently and is not pinned: until the free-space floor is kept, and until
+    /// the blocks take no more than `to` bytes if that is given.
+    pub fn gc(&self, to: Option<u64>) -> Result<Collected, DiskError> {
+        self.handle.shared.collect(to)
+    }
+
+    /// Queues something, and sees that a thread is there to do it.
+    fn in_background(&self, queue: impl FnOnce(&Shared)) {
+        let mut thread = lock(&self.handle.thread);
+        if thread.is_none() {
+            let shared = self.handle.shared.clone();
+            let spawned =
+                thread::Builder::new().name("erisfs-disk".into()).spawn(move || write::run(&shared));
+            // Without a thread nothing is kept; the next call tries again.
+            *thread = spawned.ok();
+            if thread.is_none() {
+                return;
+            }
+        }
+        queue(&self.handle.shared);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = lock(&self.thread).take() {
+            // It bounds its own waits. What it panicked of was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("path", &self.path()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,280 @@
+//! All stores of a process, put together once: memory over disk over the race of the sources.
+//!
+//! Whoever wants blocks takes [`Stack::store`]; whoever wants to know how they are doing takes [`Stack::status`]. What
+//! is already here can be asked for without any source ([`Stack::held`]): for telling what a read would cost, and while
+//! there is no network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::{
+    Block, BlockStore, Cache, CacheStatus, Disk, DiskCache, DiskSettings, DiskStat, Error, Race,
+    SourceStatus, open, open_each, open_source,
+};
+use crate::eris::Reference;
+
+/// How the stores are put together.
+#[derive(Debug, Clone, Default)]
+pub struct StackSettings {
+    /// Bytes of blocks that are kept in memory.
+    pub memory_bytes: usize,
+    /// Where blocks are kept on disk, and how many; `None`: nowhere. Ignored where all sources are on this machine.
+    pub disk: Option<(PathBuf, DiskSettings)>,
+    /// URLs of the stores that get what they lacked.
+    pub reseed: Vec<String>,
+}
+
+/// The stores of a process.
+#[derive(Debug)]
+pub struct Stack {
+    memory: Arc<Cache>,
+    disk: Option<Disk>,
+    race: Arc<Race>,
+}
+
+/// Sources and caches as they are now.
+#[derive(Debug, Clone, Serialize)]
+pub struct StackStatus {
+    /// The sources, in order of preference.
+    pub sources: Vec<SourceStatus>,
+    /// The disk cache, where there is one.
+    pub disk: Option<DiskStatus>,
+    /// Blocks in memory.
+    pub memory: CacheStatus,
+}
+
+/// The disk cache, and where it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiskStatus {
+    /// The directory.
+    pub dir: PathBuf,
+    /// What it holds, and what this process had of it.
+    #[serde(flatten)]
+    pub stat: DiskStat,
+}
+
+impl StackStatus {
+    /// Bytes of blocks that the sources gave.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.bytes).sum()
+    }
+}
+
+/// How near a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// In memory.
+    Memory,
+    /// In the disk cache.
+    Disk,
+    /// Only a source may have it.
+    Missing,
+}
+
+impl Stack {
+    /// Opens the stores that `urls` name, in order of preference. Nothing is asked of them yet. A disk cache that
+    /// cannot be used is left out, and the log says why.
+    pub fn open<S: AsRef<str>>(urls: &[S], settings: StackSettings) -> Result<Self, Error> {
+        let sources = open_each(urls, open_source)?;
+        let reseed = settings.reseed.iter().map(|url| open(url)).collect::<Result<Vec<_>, _>>()?;
+        // What is on this machine anyway would win nothing by a copy.
+        let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
+        Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
+    }
+
+    /// Puts the caches before a race.
+    pub fn over(race: Race, memory_bytes: usize, disk: Option<(PathBuf, DiskSettings)>) -> Self {
+        let race = Arc::new(race);
+        let disk = disk.and_then(|(dir, settings)| match Disk::open(&dir, settings) {
+            Ok(disk) => Some(disk),
+            Err(error) => {
+                tracing::warn!("no disk cache: {error}");
+                None
+            }
+        });
+        let below: Arc<dyn BlockStore> = match &disk {
+            Some(disk) => Arc::new(DiskCache::new(disk.clone(), race.clone())),
+            None => race.clone(),
+        };
+        Stack { memory: Arc::new(Cache::new(below, memory_bytes)), disk, race }
+    }
+
+    /// The store to read from.
+    pub fn store(&self) -> Arc<dyn BlockStore> {
+        self.memory.clone()
+    }
+
+    /// The sources.
+    pub fn race(&self) -> &Arc<Race> {
+        &self.race
+    }
+
+    /// The disk cache, where there is one.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The blocks in memory.
+    pub fn memory(&self) -> &Cache {
+        &self.memory
+    }
+
+    /// Sources and caches as they are now. Reads the index of the disk cache: milliseconds.
+    pub fn status(&self) -> StackStatus {
+        StackStatus {
+            sources: self.race.sources(),
+            disk: self
+                .disk
+                .as_ref()
+                .map(|disk| DiskStatus { dir: disk.path().to_owned(), stat: disk.stat() }),
+            memory: self.memory.status(),
+        }
+    }
+
+    /// How near a block is, without asking a source.
+    pub fn whereabouts(&self, reference: &Reference) -> Held {
+        if self.memory.peek(reference).is_some() {
+            Held::Memory
+        } else if self.disk.as_ref().is_some_and(|disk| disk.contains(reference)) {
+            Held::Disk
+        } else {
+            Held::Missing
+        }
+    }
+
+    /// A block that is here, without asking a source. Waits for the disk, so not for an async thread.
+    pub fn held_block(&self, reference: &Reference) -> Option<Block> {
+        self.memory.peek(reference).or_else(|| self.disk.as_ref()?.get(reference))
+    }
+
+    /// The blocks that are here, as a store: what neither memory nor disk has is not found. No source is asked.
+    pub fn held(&self) -> Arc<dyn BlockStore> {
+        Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone() })
+    }
+}
+
+/// What is here.
+#[derive(Debug)]
+struct HeldStore {
+    memory: Arc<Cache>,
+    disk: Option<Disk>,
+}
+
+/// What messages call it.
+const HELD: &str = "what is cached here";
+
+#[async_trait]
+impl BlockStore for HeldStore {
+    fn name(&self) -> &str {
+        HELD
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        if let Some(block) = self.memory.peek(reference) {
+            return Ok(block);
+        }
+        let not_found = || Error::NotFound { reference: *reference, store: HELD.into() };
+        let disk = self.disk.clone().ok_or_else(not_found)?;
+        let wanted = *reference;
+        let read = tokio::task::spawn_blocking(move || disk.get(&wanted)).await;
+        read.ok().flatten().ok_or_else(not_found)
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        let on_disk = self.disk.as_ref().is_some_and(|disk| disk.contains(reference));
+        Ok(on_disk || self.memory.peek(reference).is_some())
+    }
+
+    async fn put(&self, _: &Reference, _: Block) -> Result<(), Error> {
+        Err(Error::Refused { store: HELD.into(), reason: super::Refusal::ReadOnly })
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        // Reads of a disk: more at a time than it has queues brings nothing.
+        16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Counted, Memory};
+    use crate::eris::reference_of;
+
+    const DISK: DiskSettings = DiskSettings { size: DiskSettings::MIN_SIZE, free_floor: 0 };
+
+    /// A store with two blocks.
+    async fn source() -> (Arc<Memory>, [Reference; 2]) {
+        let memory = Arc::new(Memory::new());
+        let blocks = [1, 2].map(|byte| Block::from(vec![byte; 1024]));
+        let references = [reference_of(&blocks[0]), reference_of(&blocks[1])];
+        for (reference, block) in references.iter().zip(blocks) {
+            memory.put(reference, block).await.expect("memory takes blocks");
+        }
+        (memory, references)
+    }
+
+    #[test]
+    fn stores_of_this_machine_are_not_copied_to_its_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |name: &str| StackSettings {
+            memory_bytes: 1 << 20,
+            disk: Some((dir.path().join(name), DISK)),
+            reseed: Vec::new(),
+        };
+        let local = Stack::open(&["dir:/srv/blocks", "memory:"], settings("local")).unwrap();
+        assert!(local.disk().is_none() && local.status().disk.is_none());
+        let remote = Stack::open(&["dir:/srv/blocks", "http://127.0.0.1:1/"], settings("remote")).unwrap();
+        assert_eq!(remote.status().disk.map(|disk| disk.dir), Some(dir.path().join("remote")));
+    }
+
+    #[test]
+    fn a_cache_that_is_too_small_to_be_one_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0 }));
+        let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
+        assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
+    }
+
+    #[test]
+    fn without_a_store_there_is_no_stack() {
+        assert!(matches!(Stack::open::<&str>(&[], StackSettings::default()), Err(Error::BadUrl { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_had_without_asking_a_source() {
+        let (memory, [known, other]) = source().await;
+        let counted = Arc::new(Counted::new(memory));
+        let counts = counted.counts();
+        let stack = Stack::over(Race::new(vec![counted]), 1 << 20, None);
+        assert_eq!(stack.whereabouts(&known), Held::Missing);
+        stack.store().get(&known).await.unwrap();
+        assert_eq!((stack.whereabouts(&known), stack.whereabouts(&other)), (Held::Memory, Held::Missing));
+        let held = stack.held();
+        assert!(held.get(&known).await.is_ok() && held.has(&known).await.unwrap());
+        assert!(matches!(held.get(&other).await, Err(Error::NotFound { .. })));
+        assert!(!held.has(&other).await.unwrap());
+        assert_eq!(counts.requests(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_left_memory_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, [known, _]) = source().await;
+        // Memory for nothing.
+        let stack = Stack::over(Race::new(vec![memory]), 0, Some((dir.path().to_owned(), DISK)));
+        stack.store().get(&known).await.unwrap();
+        stack.disk().unwrap().sync().unwrap();
+        assert_eq!(stack.whereabouts(&known), Held::Disk);
+        assert!(stack.held_block(&known).is_some() && stack.held().get(&known).await.is_ok());
+        assert_eq!(stack.status().memory.entries, 0);
+    }
+}

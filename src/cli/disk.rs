@@ -1,0 +1,56 @@
+//! The disk cache as the command line and the config want it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Session;
+use crate::block::DiskSettings;
+use crate::config::Size;
+
+/// Where the cache is, below the user's cache directory.
+const FOLDER: &str = "erisfs/blocks";
+/// Where nothing else is said, the cache takes one part in so many of the file system.
+const PART: u64 = 10;
+/// And no more than this: a closure of a desktop twice over.
+const LARGEST: u64 = 20 << 30;
+
+/// Whether blocks are kept on disk, and where.
+#[derive(Debug, Args)]
+pub(super) struct DiskFlags {
+    /// Keep blocks in this directory [default: that of the config, else erisfs/blocks in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Bytes of the disk cache, such as 20G [default: that of the config, else a tenth of the file system, at most 20G]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<Size>,
+    /// Keep no blocks on disk
+    #[arg(long, conflicts_with_all = ["cache", "cache_size"])]
+    no_cache: bool,
+}
+
+impl DiskFlags {
+    /// Directory and size; `None` where there shall be no disk cache, or can be none.
+    pub(super) fn settings(&self, session: &Session) -> Option<(PathBuf, DiskSettings)> {
+        let wanted = &session.config.cache;
+        let dir = directory(session, self.cache.as_deref())?;
+        let size = match self.cache_size.or(wanted.size) {
+            Some(size) => size.0,
+            None => total(&dir).map_or(LARGEST, |total| (total / PART).min(LARGEST)),
+        };
+        let settings = DiskSettings { size, free_floor: wanted.free_floor.0 };
+        (!self.no_cache && size > 0).then_some((dir, settings))
+    }
+}
+
+/// The directory of the disk cache: that of the flag, of the config, or the user's own.
+pub(super) fn directory(session: &Session, flag: Option<&Path>) -> Option<PathBuf> {
+    let own = || Some(session.environment.cache_home.as_ref()?.join(FOLDER));
+    flag.map(Path::to_owned).or_else(|| session.config.cache.dir.clone()).or_else(own)
+}
+
+/// Bytes of the file system that holds `dir`, or will hold it.
+fn total(dir: &Path) -> Option<u64> {
+    let found = dir.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
+    found.f_blocks.checked_mul(found.f_frsize)
+}
