@@ -127,8 +127,9 @@ impl Origin {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let place = Place::take();
+                let listener = place.listen();
                 bound.send(place.address).expect("somebody waits for it");
-                run(running, place, acceptor, inbox).await;
+                run(running, place, listener, acceptor, inbox).await;
             });
         });
         let thread = Some(thread.expect("a thread"));
@@ -227,11 +228,12 @@ impl Place {
 async fn run(
     site: Arc<Site>,
     place: Place,
+    listener: TcpListener,
     tls: Option<TlsAcceptor>,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let mut connections = JoinSet::new();
-    let mut listener = Some(place.listen());
+    let mut listener = Some(listener);
     let mut phase: Option<Instant> = None;
     loop {
         let order = tokio::select! {

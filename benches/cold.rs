@@ -1,0 +1,91 @@
+//! Cold start: a program with many files, run from a mount that was just made, against fetching its whole closure first.
+//!
+//! `cargo bench --bench cold [-- NAME...]` runs what has one of the names in its own ("Python", "gcc"). The closure is copied from this machine,
+//! published, and served by an origin at the four links of issue 3. The time runs from the start of the daemon (or of the
+//! fetch) to the end of the program. Each sample has a new daemon, a new cache, a new connection; samples are interleaved, medians are printed.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use support::mount::Mount;
+use support::origin::Link;
+use support::published::Published;
+use support::table::{Sample, Table};
+use support::trees::{PROGRAMS, Program};
+use support::{eager, samples, survey};
+use tempfile::TempDir;
+
+fn main() {
+    let given: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for program in &PROGRAMS {
+        if !given.is_empty() && !given.iter().any(|name| program.name.contains(name.as_str())) {
+            continue;
+        }
+        match program.needs.iter().find(|path| !Path::new(path).exists()) {
+            Some(missing) => println!("SKIPPED {}: this machine has no {missing}\n", program.name),
+            None => measure(program),
+        }
+    }
+}
+
+fn measure(program: &Program) {
+    let tree = scratch();
+    program.make(tree.path());
+    let published = Published::new(tree.path());
+    let (bytes, files) = survey(tree.path());
+    println!(
+        "{}: a closure of {files} files, {:.1} MB; {:.1} MB as blocks, {:.1} MB as one archive\n",
+        program.name,
+        bytes as f64 / 1e6,
+        published.packed_bytes as f64 / 1e6,
+        published.archive_bytes as f64 / 1e6,
+    );
+    let mut table = Table::default();
+    for (name, link) in Link::ALL {
+        published.origin.set_link(link);
+        for _ in 0..samples() {
+            table.add(name, "mount", sample(&published, |home| from_mount(program, &published, home)));
+            table.add(
+                name,
+                "whole closure first",
+                sample(&published, |home| from_disk(program, &published, home)),
+            );
+        }
+    }
+    table.print();
+}
+
+/// Times something that may use a new directory.
+fn sample<T>(published: &Published, act: impl FnOnce(&Path) -> T) -> Sample {
+    let home = scratch();
+    published.origin.seen();
+    let begun = Instant::now();
+    // To take a mount away is not part of a start.
+    let _mount = act(home.path());
+    Sample { took: begun.elapsed(), seen: published.origin.seen() }
+}
+
+fn from_mount(program: &Program, published: &Published, home: &Path) -> Mount {
+    let mount = Mount::new(published, home);
+    program.run(&mount.top, &work(home));
+    mount
+}
+
+fn from_disk(program: &Program, published: &Published, home: &Path) {
+    let top = home.join("store");
+    eager::fetch(&published.archive, &top).expect("the origin has the archive");
+    program.run(&top, &work(home));
+}
+
+fn work(home: &Path) -> std::path::PathBuf {
+    let work = home.join("work");
+    fs::create_dir(&work).expect("a writable directory");
+    work
+}
+
+fn scratch() -> TempDir {
+    TempDir::with_prefix("erisfs-bench-").expect("a temporary directory")
+}
