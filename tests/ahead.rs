@@ -377,8 +377,8 @@ async fn a_program_has_what_it_refers_to_opened_and_no_more() {
     fs::copy(std::env::current_exe().unwrap(), disk.path().join("program")).unwrap();
     fs::write(disk.path().join("readme"), "no program").unwrap();
     let program = shelf.add("program", disk.path());
-    shelf.refer(&program, &[&libraries[0], &program]);
-    shelf.refer(&libraries[0], &[&libraries[1], &program]);
+    shelf.refer(&program, &[libraries[0].clone(), program.clone()]);
+    shelf.refer(&libraries[0], &[libraries[1].clone(), program.clone()]);
     for (closure, file, opened) in [
         (Closure::Auto, "program", true),
         (Closure::Auto, "readme", false),

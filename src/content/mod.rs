@@ -7,16 +7,16 @@
 
 mod flights;
 mod frames;
-mod inventory;
 mod gate;
+mod inventory;
 mod plan;
 mod read_ahead;
 mod reader;
 
 pub use flights::Flights;
 pub use frames::{FrameCache, FramesStatus, decode_frame};
-pub use inventory::{Batch, Inventory, Leaf, Lost};
 pub use gate::{Gate, InFlight};
+pub use inventory::{Batch, Inventory, Leaf, Lost};
 pub use plan::Plan;
 pub use read_ahead::{Read, ReadAhead, Windows};
 pub use reader::{Content, Limits};

@@ -108,18 +108,6 @@ impl Shelf {
         store_path(name, hasher.finish().unwrap().nar_hash)
     }
 
-    /// Has a store path that was added refer to others.
-    pub fn refer(&mut self, path: &StorePath, references: &[&StorePath]) {
-        let entry = self.entries.iter_mut().find(|(narinfo, ..)| narinfo.store_path() == path).unwrap();
-        let (narinfo, eris) = (&entry.0, &entry.0.eris()[0]);
-        entry.0 = Narinfo::builder(store_dir(), path.clone(), narinfo.nar_hash(), narinfo.nar_size())
-            .references(references.iter().map(|&reference| reference.clone()))
-            .download(narinfo.downloads()[0].clone())
-            .eris(eris.format.as_deref().unwrap(), &eris.urn)
-            .build()
-            .unwrap();
-    }
-
     /// The narinfo of a store path that was added.
     pub fn narinfo(&self, path: &StorePath) -> &Narinfo {
         self.entries.iter().map(|(narinfo, ..)| narinfo).find(|narinfo| narinfo.store_path() == path).unwrap()
