@@ -420,7 +420,11 @@ async fn what_is_pushed_is_whole_pages_of_the_right_files_and_leaves_marks() {
         for piece in pushed {
             let attr = stage.tree.attr(piece.inode, soon()).await.unwrap();
             let end = piece.offset + piece.bytes.len() as u64;
-            assert!(piece.offset % 4096 == 0 && (end % 4096 == 0 || end == attr.size) && end <= attr.size);
+            assert!(
+                piece.offset.is_multiple_of(4096)
+                    && (end.is_multiple_of(4096) || end == attr.size)
+                    && end <= attr.size
+            );
             let read = stage.read(attr, piece.offset, piece.bytes.len() as u32).await;
             assert!(read == piece.bytes, "{}..{end}", piece.offset);
             match attr.inode == large.inode {

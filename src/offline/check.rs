@@ -130,7 +130,10 @@ impl Holding {
                 self.held.estimated = true;
                 match Content::open_root(fetch, capability, item.announced(), Deadline::after(WAIT)).await {
                     Ok(content) => content,
-                    Err(error) if is_absent(&error) => return Ok(self.lack(&capability, item.announced())),
+                    Err(error) if is_absent(&error) => {
+                        self.lack(&capability, item.announced());
+                        return Ok(());
+                    }
                     Err(error) => return Err(error.to_string()),
                 }
             }

@@ -80,7 +80,7 @@ pub(super) async fn prefetch(
     let selection = select(&catalogs, paths, order.closure, wait).await?;
     let announced = check_room(offline, &selection)?;
     observer.observe(Event::Selected { paths: selection.items.len() as u64, bytes: announced });
-    let parts: Vec<_> = selection.items.iter().cloned().map(Part::Item).collect();
+    let parts: Vec<_> = selection.items.iter().cloned().map(Box::new).map(Part::Item).collect();
     losses.extend(pull.all(&parts, observer).await);
 
     let pins = match order.pin {

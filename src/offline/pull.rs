@@ -85,7 +85,7 @@ pub struct Loss {
 #[derive(Debug)]
 pub(super) enum Part {
     Catalog(Arc<Content>),
-    Item(Item),
+    Item(Box<Item>),
 }
 
 /// A catalog as messages and pins name it.

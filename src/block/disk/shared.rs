@@ -53,9 +53,12 @@ pub(super) struct Shared {
     /// The time by which uses are stamped, as last seen.
     pub clock: AtomicU64,
     state: RwLock<State>,
-    pins: Mutex<Option<(Arc<Attached>, u64, Arc<PinSet>)>>,
+    pins: Mutex<Option<KnownPins>>,
     space: Mutex<Option<Space>>,
 }
+
+/// The pins as last read: of which cache, at which generation.
+type KnownPins = (Arc<Attached>, u64, Arc<PinSet>);
 
 #[derive(Default)]
 struct State {

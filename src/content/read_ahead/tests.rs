@@ -128,7 +128,7 @@ async fn readers_of_one_file_or_of_several_do_not_disturb_each_other() {
 #[tokio::test]
 async fn windows_share_their_budget() {
     let mut read_ahead = ReadAhead::new(WINDOWS);
-    let mut asked = vec![0; 16];
+    let mut asked = [0; 16];
     for read in 0..256 {
         for reader in 0..16 {
             let end = (read + 1) * READ;
