@@ -126,6 +126,9 @@ fn places(places: &Places) -> String {
     let parts = [(places.memory, "in memory"), (places.disk, "on disk"), (places.missing, "missing")];
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     let parts: Vec<_> = parts.map(|(count, place)| format!("{} {place}", HumanCount(*count))).collect();
-    let all = HumanCount(places.all());
-    if parts.is_empty() { format!("{all} blocks") } else { format!("{all} blocks: {}", parts.join(", ")) }
+    let all = match places.all() {
+        1 => "1 block".to_owned(),
+        all => format!("{} blocks", HumanCount(all)),
+    };
+    if parts.is_empty() { all } else { format!("{all}: {}", parts.join(", ")) }
 }
