@@ -102,7 +102,7 @@ impl Store {
                 let hashes = references_of(&found.iter().map(|(_, block)| *block).collect::<Vec<_>>());
                 // The caller gets a block of its own, as from the others.
                 let right = found.iter().zip(hashes).filter(|((reference, _), hash)| reference == hash);
-                right.map(|((_, block), _)| Block::copy_from_slice(block)).count()
+                right.map(|((_, block), _)| Block::copy_from_slice(block)).collect::<Vec<_>>().len()
             }
             Store::Other(store) => runtime.block_on(async {
                 let answers = store.get_many(references.to_vec());

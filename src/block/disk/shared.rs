@@ -53,8 +53,15 @@ pub(super) struct Shared {
     /// The time by which uses are stamped, as last seen.
     pub clock: AtomicU64,
     state: RwLock<State>,
-    pins: Mutex<Option<(Arc<Attached>, u64, Arc<PinSet>)>>,
+    pins: Mutex<Option<KnownPins>>,
     space: Mutex<Option<Space>>,
+}
+
+/// What was pinned in a cache at a generation of its pins.
+struct KnownPins {
+    of: Arc<Attached>,
+    generation: u64,
+    set: Arc<PinSet>,
 }
 
 #[derive(Default)]
@@ -305,15 +312,15 @@ impl Shared {
     /// What is pinned; read again only after it changed.
     fn pins(&self, attached: &Arc<Attached>, generation: u64) -> Arc<PinSet> {
         let mut known = lock(&self.pins);
-        if let Some((of, at, pins)) = &*known
-            && Arc::ptr_eq(of, attached)
-            && *at == generation
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.of, attached)
+            && known.generation == generation
         {
-            return pins.clone();
+            return known.set.clone();
         }
-        let pins = Arc::new(PinSet::load(&self.path));
-        *known = Some((attached.clone(), generation, pins.clone()));
-        pins
+        let set = Arc::new(PinSet::load(&self.path));
+        *known = Some(KnownPins { of: attached.clone(), generation, set: set.clone() });
+        set
     }
 
     /// What is pinned just now.

@@ -167,7 +167,7 @@ impl BlockStore for Disk {
     }
 
     async fn sync(&self) -> Result<(), Error> {
-        let synced: Result<(), DiskError> = self.blocking(|disk| Disk::sync(disk)).await;
+        let synced: Result<(), DiskError> = self.blocking(Disk::sync).await;
         synced.map_err(|error| self.unavailable(None, Told(&error).to_string()))
     }
 
