@@ -1,6 +1,6 @@
 //! Ways to keep blocks on disk: the slots of `block::Disk`, one file a block, SQLite, redb.
 //!
-//! `cargo bench --bench disk`. Each round makes every store anew, in turn: 8,192 blocks of 32 KiB (256 MiB) are put in batches of 64
+//! `cargo bench --bench disk`. Each round makes every store anew, in turn: 2,048 blocks of 32 KiB (64 MiB) are put in batches of 64
 //! and synced, then read in batches of 32 from the page cache and hashed. Medians of five rounds, by the clock and by processor
 //! time, which says more on a crowded machine. Then a process that writes is killed five times, and what it left is opened, read
 //! and written again. Last, each store but the directory, which has nothing to open, is opened with a million blocks of 1 KiB in
@@ -23,7 +23,7 @@ use futures::StreamExt as _;
 use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use tokio::runtime::Runtime;
 
-const BLOCKS: u64 = 8192;
+const BLOCKS: u64 = 2048;
 const PUT: usize = 64;
 const GET: usize = 32;
 const ROUNDS: usize = 5;
@@ -242,7 +242,7 @@ fn killing(runtime: &Runtime) {
                 .expect("a process");
             let mut words = BufReader::new(child.stdout.take().expect("it is piped"));
             // In the middle of a batch, and further on each time.
-            assert!(words.by_ref().lines().nth(10 + 17 * round as usize).is_some_and(|line| line.is_ok()));
+            assert!(words.by_ref().lines().nth(3 + 5 * round as usize).is_some_and(|line| line.is_ok()));
             thread::sleep(Duration::from_millis(1));
             child.kill().expect("it is running");
             child.wait().expect("it was killed");

@@ -57,8 +57,12 @@ pub(super) struct Shared {
     space: Mutex<Option<Space>>,
 }
 
-/// The pins as last read: of which cache, at which generation.
-type KnownPins = (Arc<Attached>, u64, Arc<PinSet>);
+/// What was pinned in a cache at a generation of its pins.
+struct KnownPins {
+    of: Arc<Attached>,
+    generation: u64,
+    set: Arc<PinSet>,
+}
 
 #[derive(Default)]
 struct State {
@@ -308,15 +312,15 @@ impl Shared {
     /// What is pinned; read again only after it changed.
     fn pins(&self, attached: &Arc<Attached>, generation: u64) -> Arc<PinSet> {
         let mut known = lock(&self.pins);
-        if let Some((of, at, pins)) = &*known
-            && Arc::ptr_eq(of, attached)
-            && *at == generation
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.of, attached)
+            && known.generation == generation
         {
-            return pins.clone();
+            return known.set.clone();
         }
-        let pins = Arc::new(PinSet::load(&self.path));
-        *known = Some((attached.clone(), generation, pins.clone()));
-        pins
+        let set = Arc::new(PinSet::load(&self.path));
+        *known = Some(KnownPins { of: attached.clone(), generation, set: set.clone() });
+        set
     }
 
     /// What is pinned just now.
