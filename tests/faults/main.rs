@@ -50,7 +50,7 @@ macro_rules! promised {
 promised! {
     a_refused_connection: Trouble::Dead(Fault::Refused);
     a_404: Trouble::Lacking(Fault::Status(404));
-    a_429: Trouble::Dead(Fault::Busy { retry_after: 20 * SECOND });
+    a_429: Trouble::Dead(Fault::Busy { retry_after: 3 * SECOND });
     a_500: Trouble::Dead(Fault::Status(500));
     a_slow_first_byte: Trouble::Slow(Fault::SlowFirstByte(4 * SECOND));
     a_stall_in_the_body: Trouble::Dead(Fault::Stalled);

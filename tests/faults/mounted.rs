@@ -29,6 +29,7 @@ const SLACK: Duration = Duration::from_secs(4);
 struct Stage {
     mounted: Option<Mounted>,
     point: TempDir,
+    _reader: Reader,
     top: PathBuf,
     _runtime: Runtime,
 }
@@ -44,7 +45,8 @@ impl Stage {
         let catalog = shelf.catalog();
         let runtime = Runtime::new().unwrap();
         let entered = runtime.enter();
-        let fetch = Reader::new(&urls(&shelf)).fetch;
+        let reader = Reader::new(&urls(&shelf));
+        let fetch = reader.fetch.clone();
         let opened = Catalog::open(fetch.clone(), catalog, Deadline::after(30 * SECOND));
         let catalog = runtime.block_on(opened).unwrap();
         let tree = Arc::new(Tree::new(fetch, Catalogs::new(vec![catalog]), Settings::default()));
@@ -56,7 +58,7 @@ impl Stage {
         let top = point.path().join(path.to_string());
         // The listing is there before the trouble begins.
         assert_eq!(fs::read_dir(&top).unwrap().count(), FILES);
-        Stage { mounted, point, top, _runtime: runtime }
+        Stage { mounted, point, _reader: reader, top, _runtime: runtime }
     }
 
     fn read(&self, number: usize) -> io::Result<Vec<u8>> {

@@ -6,26 +6,42 @@ use std::{
 };
 
 use erisfs::{
-    block::{self, Cache},
+    block::{DiskSettings, Stack, StackSettings},
     content::{Content, Deadline, Error, Fetch, Limits},
     eris::ReadCapability,
 };
+use tempfile::TempDir;
 
 /// Room for everything that a test reads.
 const MEMORY: usize = 32 << 20;
 
 const LIMITS: Limits = Limits { length: 16 << 20, tail: 0 };
 
-/// Sources in order of preference, and the caches above them.
+/// Sources in order of preference, and the caches above them: memory, and a disk cache of its own.
 pub struct Reader {
+    urls: Vec<String>,
+    dir: Arc<TempDir>,
+    stack: Stack,
     pub fetch: Arc<Fetch>,
 }
 
 impl Reader {
-    pub fn new<S: AsRef<str>>(urls: &[S]) -> Self {
-        let race = block::open_all(urls).expect("good URLs");
-        let memory = Arc::new(Cache::new(race, MEMORY));
-        Reader { fetch: Fetch::new(memory, MEMORY) }
+    pub fn new(urls: &[String]) -> Self {
+        Self::with(urls.to_vec(), Arc::new(TempDir::new().expect("a temporary directory")))
+    }
+
+    fn with(urls: Vec<String>, dir: Arc<TempDir>) -> Self {
+        let disk = Some((dir.path().to_owned(), DiskSettings { size: 64 << 20, free_floor: 0 }));
+        let settings = StackSettings { memory_bytes: MEMORY, disk, reseed: Vec::new() };
+        let stack = Stack::open(&urls, settings).expect("good URLs");
+        Reader { fetch: Fetch::new(stack.store(), MEMORY), urls, dir, stack }
+    }
+
+    /// The same sources and the same disk cache, and nothing in memory, as after a restart.
+    pub async fn restarted(&mut self) {
+        let disk = self.stack.disk().expect("it was opened").clone();
+        tokio::task::spawn_blocking(move || disk.sync()).await.expect("no panic").expect("a disk");
+        *self = Self::with(self.urls.clone(), self.dir.clone());
     }
 
     /// The whole content.

@@ -18,14 +18,14 @@ const LENGTH: usize = 300_000;
 /// How much later than asked for things may happen on a crowded machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// The right bytes or an error within the deadline; the right bytes once it is well; and those are what the cache keeps.
+/// The right bytes or an error within the deadline; the right bytes once it is well; and those are what memory and disk keep.
 #[tokio::main(worker_threads = 2)]
 pub async fn alone_it_ends_in_time_and_leaves_nothing_wrong(trouble: Trouble) {
     let shelf = Shelf::new();
     let content = shelf.put(&noise(LENGTH), BlockSize::Large);
     let source = Source::new(shelf.blocks.clone(), trouble);
     source.fall_ill();
-    let reader = Reader::new(&[source.url()]);
+    let mut reader = Reader::new(&[source.url()]);
     let begun = Instant::now();
     match reader.read(&content, SECOND).await {
         Ok(bytes) => assert!(source.may_answer() && bytes == noise(LENGTH)),
@@ -39,7 +39,9 @@ pub async fn alone_it_ends_in_time_and_leaves_nothing_wrong(trouble: Trouble) {
     assert!(reader.read_at_last(&content).await == noise(LENGTH));
     source.leave();
     source.was_asked();
-    assert!(reader.read(&content, SECOND).await.expect("it is in the cache") == noise(LENGTH));
+    assert!(reader.read(&content, 30 * SECOND).await.expect("it is in memory") == noise(LENGTH));
+    reader.restarted().await;
+    assert!(reader.read(&content, 30 * SECOND).await.expect("it is on disk") == noise(LENGTH));
     assert_eq!(source.was_asked(), 0);
 }
 
