@@ -309,3 +309,36 @@ async fn a_seekable_nar_is_a_tree_under_its_urn_with_a_listing_or_without() {
         assert_eq!(read_all(&tree, tool).await.unwrap(), b"#!/bin/sh\necho hello\n");
     }
 }
+
+#[tokio::test]
+async fn a_path_is_located_through_links_that_stay_in_the_view() {
+    let (mut shelf, disk) = (Shelf::new(), specimen());
+    symlink("loop", disk.path().join("share/loop")).unwrap();
+    symlink("../share", disk.path().join("bin/all")).unwrap();
+    let path = shelf.add("linked", disk.path());
+    let name = path.to_string();
+    symlink(format!("/nix/store/{name}/bin"), disk.path().join("share/inside")).unwrap();
+    let second = shelf.add("second", disk.path());
+    let catalog = shelf.catalog();
+    let tree = open(shelf.blocks.clone(), &[catalog], Settings::default()).await;
+    let located = async |path: String| {
+        let located = tree.locate(path.as_bytes(), soon()).await.unwrap();
+        located.map(|located| located.object.path_of(located.node))
+    };
+    for (given, found) in [
+        ("bin/tool", "bin/tool"),
+        ("share/relative", "bin/tool"),
+        ("bin/all/../bin/./tool", "bin/tool"),
+        ("bin/all/noise", "share/noise"),
+    ] {
+        assert_eq!(located(format!("{name}/{given}")).await, Some(format!("{name}/{found}")), "{given}");
+    }
+    assert_eq!(located(format!("{second}/share/inside/tool")).await, Some(format!("{name}/bin/tool")));
+    for nowhere in ["", "..", "share/loop", "share/absolute", "share/none", "../.."] {
+        assert_eq!(
+            located(format!("{name}/{nowhere}")).await.filter(|found| *found != name),
+            None,
+            "{nowhere}"
+        );
+    }
+}

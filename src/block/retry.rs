@@ -60,7 +60,7 @@ impl Retry {
 }
 
 /// Between half of `wait` and all of it.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     // Every RandomState has other keys, so the hash of nothing is a random number.
     let random = (RandomState::new().hash_one(()) >> 32) as u32;
     wait / 2 + (wait / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))

@@ -202,3 +202,79 @@ impl BlockStore for HeldStore {
         16
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Counted, Memory};
+    use crate::eris::reference_of;
+
+    const DISK: DiskSettings = DiskSettings { size: DiskSettings::MIN_SIZE, free_floor: 0 };
+
+    /// A store with two blocks.
+    async fn source() -> (Arc<Memory>, [Reference; 2]) {
+        let memory = Arc::new(Memory::new());
+        let blocks = [1, 2].map(|byte| Block::from(vec![byte; 1024]));
+        let references = [reference_of(&blocks[0]), reference_of(&blocks[1])];
+        for (reference, block) in references.iter().zip(blocks) {
+            memory.put(reference, block).await.expect("memory takes blocks");
+        }
+        (memory, references)
+    }
+
+    #[test]
+    fn stores_of_this_machine_are_not_copied_to_its_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |name: &str| StackSettings {
+            memory_bytes: 1 << 20,
+            disk: Some((dir.path().join(name), DISK)),
+            reseed: Vec::new(),
+        };
+        let local = Stack::open(&["dir:/srv/blocks", "memory:"], settings("local")).unwrap();
+        assert!(local.disk().is_none() && local.status().disk.is_none());
+        let remote = Stack::open(&["dir:/srv/blocks", "http://127.0.0.1:1/"], settings("remote")).unwrap();
+        assert_eq!(remote.status().disk.map(|disk| disk.dir), Some(dir.path().join("remote")));
+    }
+
+    #[test]
+    fn a_cache_that_is_too_small_to_be_one_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0 }));
+        let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
+        assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
+    }
+
+    #[test]
+    fn without_a_store_there_is_no_stack() {
+        assert!(matches!(Stack::open::<&str>(&[], StackSettings::default()), Err(Error::BadUrl { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_had_without_asking_a_source() {
+        let (memory, [known, other]) = source().await;
+        let counted = Arc::new(Counted::new(memory));
+        let counts = counted.counts();
+        let stack = Stack::over(Race::new(vec![counted]), 1 << 20, None);
+        assert_eq!(stack.whereabouts(&known), Held::Missing);
+        stack.store().get(&known).await.unwrap();
+        assert_eq!((stack.whereabouts(&known), stack.whereabouts(&other)), (Held::Memory, Held::Missing));
+        let held = stack.held();
+        assert!(held.get(&known).await.is_ok() && held.has(&known).await.unwrap());
+        assert!(matches!(held.get(&other).await, Err(Error::NotFound { .. })));
+        assert!(!held.has(&other).await.unwrap());
+        assert_eq!(counts.requests(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_left_memory_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, [known, _]) = source().await;
+        // Memory for nothing.
+        let stack = Stack::over(Race::new(vec![memory]), 0, Some((dir.path().to_owned(), DISK)));
+        stack.store().get(&known).await.unwrap();
+        stack.disk().unwrap().sync().unwrap();
+        assert_eq!(stack.whereabouts(&known), Held::Disk);
+        assert!(stack.held_block(&known).is_some() && stack.held().get(&known).await.is_ok());
+        assert_eq!(stack.status().memory.entries, 0);
+    }
+}

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod cache;
 mod cat;
 mod demo;
 mod disk;
@@ -72,6 +73,8 @@ enum Command {
     Why(why::Why),
     /// Record what a program reads when it starts, so that it starts faster from a new mount
     Profile(profile::ProfileCommand),
+    /// Look after the disk cache
+    Cache(cache::Cache),
     /// Publish, serve, mount and read a tree of this machine, and tell what travelled
     Demo(demo::Demo),
 }
@@ -167,6 +170,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
         Command::Profile(profile) => profile.run(&context),
+        Command::Cache(cache) => cache.run(&context),
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.

@@ -32,10 +32,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Whether it is only that there is no file.
+    /// Whether it is only that there is no file, or none that this user could see: `su` keeps the HOME of somebody else.
     pub(super) fn is_absence(&self) -> bool {
-        matches!(self, ConfigError::Unreadable { source, .. }
-            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+        let ConfigError::Unreadable { file, source } = self else { return false };
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
+            io::ErrorKind::PermissionDenied => file.symlink_metadata().is_err(),
+            _ => false,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::object::Form;
+use super::view::below;
 use super::{Error, Inode, Kind, Object, Tree};
 use crate::block::Block;
 use crate::content::{Deadline, FrameCache, Plan};
@@ -64,7 +65,7 @@ impl Tree {
                     links += 1;
                     let target = self.read_link(found.inode, deadline).await?;
                     let store_dir = self.catalogs().store_dir().map(|dir| dir.as_str().as_bytes());
-                    match store_dir.and_then(|dir| target.strip_prefix(dir)) {
+                    match store_dir.and_then(|dir| below(&target, dir)) {
                         Some(inside) => {
                             folders.truncate(1);
                             ahead.extend(names(inside));

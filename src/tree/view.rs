@@ -220,7 +220,7 @@ impl Tree {
 }
 
 /// The rest of `path` below `folder`, without a slash in front; `None` if it is elsewhere.
-fn below<'a>(path: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn below<'a>(path: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
     let rest = path.strip_prefix(folder)?;
     match rest.first() {
         None => Some(rest),

@@ -4,6 +4,7 @@
 //! [`Scratch`](scratch::Scratch) is dropped, also when it fails. Where /dev/fuse or the right to mount is
 //! missing, the tests that need it fail with the sentence that the program prints.
 
+mod config;
 mod demo;
 mod faults;
 #[path = "../support/noise.rs"]
@@ -12,6 +13,7 @@ mod process;
 mod put_get;
 mod scratch;
 mod session;
+mod status;
 mod traffic;
 mod trees;
 mod usage;

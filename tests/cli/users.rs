@@ -48,7 +48,8 @@ impl Stage {
         let mut command = Command::new("unshare");
         command.args(namespaces).args(["sh", "-c", enter, mode, &script, "sh"]);
         command.args([at("erisfs"), at("tree"), at("mnt"), PathBuf::from(&self.name)]);
-        command.env("XDG_CACHE_HOME", at("mnt")).env_remove("ERISFS_BLOCKS").env_remove("RUST_LOG");
+        command.env("XDG_CACHE_HOME", at("mnt")).env_remove("XDG_CONFIG_HOME").env_remove("XDG_RUNTIME_DIR");
+        command.env_remove("ERISFS_BLOCKS").env_remove("RUST_LOG");
         command.env_remove("FUSERMOUNT_PATH");
         if !helper.is_empty() {
             command.env("FUSERMOUNT_PATH", helper);

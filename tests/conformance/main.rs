@@ -11,7 +11,9 @@ mod suite;
 
 use std::{any::Any, sync::Arc};
 
-use erisfs::block::{self, BlockStore, Cache, Counted, Fault, Memory, Race, Retry, Verify};
+use erisfs::block::{
+    self, BlockStore, Cache, Counted, Disk, DiskCache, DiskSettings, Fault, Memory, Race, Retry, Verify,
+};
 use erisfs::serve::{Limits, PutPolicy, Server, Service, Token};
 use suite::Subject;
 
@@ -50,6 +52,8 @@ conforms! {
     memory: opened("memory:");
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
+    disk: on_disk("cache", "blocks");
+    disk_cache: behind_disk();
     http: served();
     serve: served_by_erisfs();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
@@ -69,6 +73,16 @@ async fn on_disk(scheme: &str, name: &str) -> Subject {
     let url = format!("{scheme}:{}", folder.path().join(name).display());
     let mut subject = opened(&url).await;
     subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject.kept_alive = Box::new(folder);
+    subject
+}
+
+/// A disk cache in front of memory.
+async fn behind_disk() -> Subject {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let settings = DiskSettings { size: 64 << 20, free_floor: 0 };
+    let disk = Disk::open(folder.path(), settings).expect("a good size");
+    let mut subject = decorated(|inner| Arc::new(DiskCache::new(disk, inner))).await;
     subject.kept_alive = Box::new(folder);
     subject
 }

@@ -145,8 +145,8 @@ pub(super) struct Rules<'a> {
 /// A place in one of the two buckets for a block of this size: a free one in the emptier bucket, else that of the block that can
 /// best be spared.
 ///
-/// That is the least recently used one of those that were stored and not used again; of those that were used, only when they are
-/// more than four fifths. So a long scan passes through a fifth of the cache, and what is read again and again stays.
+/// That is the least recently used one of those that were stored and not used again; of all, once more than half were used again.
+/// So a long scan passes through half of the cache, and a working set that fits into the other half stays.
 pub(super) fn room(pages: [(u64, &Page); 2], size: BlockSize, rules: &Rules<'_>) -> Option<Room> {
     let range = super::layout::entries(size);
     let pages = if pages[0].0 == pages[1].0 { &pages[..1] } else { &pages[..] };
@@ -163,7 +163,7 @@ pub(super) fn room(pages: [(u64, &Page); 2], size: BlockSize, rules: &Rules<'_>)
         );
     }
     let used = blocks.iter().filter(|(.., word)| word.is_used()).count();
-    let is_crowded = used * 5 > blocks.len() * 4;
+    let is_crowded = used * 2 > blocks.len();
     blocks.sort_unstable_by_key(|(.., word)| (word.is_used() && !is_crowded, word.time(rules.clock)));
     let mut spared = blocks.iter().filter(|(.., word)| word.time(rules.clock) < rules.before);
     spared.find(|(_, reference, _)| !(rules.is_pinned)(reference)).map(|(place, ..)| Room::Instead(*place))
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_again_stays_while_it_is_less_than_four_fifths() {
+    fn what_was_used_again_stays_while_it_is_no_more_than_half() {
         let mut full = full();
         let mut use_again = |entry: usize| set(&mut full, entry, &name(entry), Word::used(entry as u64 + 1));
-        (0..51).for_each(&mut use_again);
-        assert_eq!(choose([&full, &full], true, &[]), Some(Room::Instead(Place { bucket: 3, entry: 51 })));
-        set(&mut full, 51, &name(51), Word::used(52));
+        (0..32).for_each(&mut use_again);
+        assert_eq!(choose([&full, &full], true, &[]), Some(Room::Instead(Place { bucket: 3, entry: 32 })));
+        set(&mut full, 32, &name(32), Word::used(33));
         assert_eq!(choose([&full, &full], true, &[]), Some(Room::Instead(Place { bucket: 3, entry: 0 })));
     }
 

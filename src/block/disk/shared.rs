@@ -141,7 +141,7 @@ impl Shared {
         state.trouble = Some((reason, Instant::now() + RETRY));
     }
 
-    /// A block was kept: all is well.
+    /// The cache could be opened, or a block was kept: all is well.
     pub(super) fn recover(&self) {
         if self.trouble().is_some() {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -164,8 +164,9 @@ impl Shared {
             self.clock.store(clock, Relaxed);
         }
         attached.slots.warm_up();
-        if attached.lock.is_none() {
-            self.fail("it is read-only".into());
+        match attached.lock {
+            Some(_) => self.recover(),
+            None => self.fail("it is read-only".into()),
         }
         Ok(attached)
     }

@@ -1,122 +1,96 @@
-//! Race stores as one, asked in order of preference.
+//! Many sources, one answer: each block from the best source that can give it now.
 //!
-//! A store that lacks a block, lies, or does not answer is passed over for the next. That a block is *not found* is said only
-//! when every store said so; otherwise the error names each store with its reason.
+//! Sources stand in order of preference, and each has its health. A block goes to the best source that is up and not known to lack
+//! it; what fails there goes to the next at once, what is late there is asked of the next too, and a source that fails or falls
+//! silent is left alone for a while. That a block is *not found* is said only when every source said so; otherwise the error names
+//! each with its reason.
 
+mod batch;
+mod budget;
+mod health;
+mod latency;
+mod limit;
+mod places;
+mod reseed;
+mod source;
 mod status;
+mod want;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream, stream::SelectAll};
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::time::{Instant, timeout};
 
 use super::{Block, BlockStore, Error};
 use crate::eris::Reference;
+use batch::Batch;
+use budget::Budget;
+use places::Places;
+use reseed::Reseed;
+use source::Source;
+use want::all_failed;
 
 pub use status::{SourceState, SourceStatus};
 
-/// Race stores in order of preference. A put goes to the first that takes blocks.
+/// How long a source is waited for when asked whether it has a block, if another could be asked.
+const HAS: Duration = Duration::from_secs(1);
+
+type Answer = (Reference, Result<Block, Error>);
+
+/// Several sources in order of preference, read as one. A put goes to the first that takes blocks.
+///
+/// The sources give right blocks only ([`Verify`](super::Verify)) and are not to try again by themselves: what may pass is asked
+/// anew of all sources in rounds, for about 6 s. Dropping a request drops all that was asked for its sake.
 #[derive(Debug)]
 pub struct Race {
-    stores: Vec<Arc<dyn BlockStore>>,
+    sources: Vec<Arc<Source>>,
     name: Arc<str>,
+    places: Arc<Mutex<Places>>,
+    budget: Mutex<Budget>,
+    reseed: Option<Reseed>,
 }
 
 impl Race {
-    /// The stores, best first. Without any, every block is absent.
-    pub fn new(stores: Vec<Arc<dyn BlockStore>>) -> Self {
-        let name = stores.iter().map(|store| store.name()).collect::<Vec<_>>().join(", ").into();
-        Self { stores, name }
+    /// The sources, best first. Without any, every block is absent.
+    pub fn new(sources: Vec<Arc<dyn BlockStore>>) -> Self {
+        let name = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ").into();
+        let sources = sources.into_iter().map(|store| Arc::new(Source::new(store))).collect();
+        Self { sources, name, places: Arc::default(), budget: Mutex::default(), reseed: None }
     }
 
     /// Writes blocks that one of `targets` lacked back to it, in the background. A target is a store that takes blocks, mostly one
     /// of the sources under the same name: what came from a source after it, it did not have.
-    pub fn with_reseed(self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
-        let _ = targets;
+    pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
+        let names: Vec<_> = self.sources.iter().map(|source| source.name.clone()).collect();
+        self.reseed = (!targets.is_empty()).then(|| Reseed::new(targets, &names, self.places.clone()));
         self
     }
 
     /// The sources as they are now, best first.
     pub fn sources(&self) -> Vec<SourceStatus> {
-        Vec::new()
+        self.sources.iter().map(|source| source.status()).collect()
     }
 
     /// The name of the source that gave this block, if it did so lately.
     pub fn came_from(&self, reference: &Reference) -> Option<Arc<str>> {
-        let _ = reference;
-        None
+        let source = self.places().origin(reference)?;
+        self.sources.get(source).map(|source| source.name.clone())
     }
 
-    /// The one error that stands for all.
-    fn all_failed(&self, reference: Reference, mut failures: Vec<Error>) -> Error {
-        if failures.iter().all(|error| matches!(error, Error::NotFound { .. })) {
-            return Error::NotFound { reference, store: self.name.clone() };
-        }
-        match failures.len() {
-            1 => failures.remove(0),
-            _ => Error::AllFailed { reference, failures: failures.into() },
-        }
-    }
-}
-
-type Answer = (Reference, Result<Block, Error>);
-
-/// A batch on its way through the stores.
-struct Batch<'a> {
-    race: &'a Race,
-    /// What the stores that were asked are sending, with their places in the order.
-    running: SelectAll<BoxStream<'a, (usize, Answer)>>,
-    /// The blocks without an answer yet.
-    open: HashMap<Reference, Open>,
-}
-
-/// What is known of a block without an answer.
-#[derive(Default)]
-struct Open {
-    /// How often it was asked for: duplicates are fetched once and answered each.
-    asked: usize,
-    failures: Vec<Error>,
-}
-
-impl<'a> Batch<'a> {
-    fn ask(&mut self, place: usize, references: Vec<Reference>) {
-        self.running
-            .push(self.race.stores[place].get_many(references).map(move |answer| (place, answer)).boxed());
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything that has arrived by now, at least one answer; `None` at the end.
-    async fn arrived(&mut self) -> Option<Vec<(usize, Answer)>> {
-        let mut arrived = vec![self.running.next().await?];
-        while let Some(Some(more)) = self.running.next().now_or_never() {
-            arrived.push(more);
-        }
-        Some(arrived)
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers that are final; what one store failed to give is asked of the next, together.
-    fn settle(&mut self, arrived: Vec<(usize, Answer)>) -> Vec<Answer> {
-        let mut settled = Vec::with_capacity(arrived.len());
-        let mut next: HashMap<usize, Vec<Reference>> = HashMap::new();
-        for (place, (reference, answer)) in arrived {
-            let Some(open) = self.open.get_mut(&reference) else { continue };
-            let answer = match answer {
-                Ok(block) => Ok(block),
-                Err(error) => {
-                    open.failures.push(error);
-                    if place + 1 < self.race.stores.len() {
-                        next.entry(place + 1).or_default().push(reference);
-                        continue;
-                    }
-                    Err(self.race.all_failed(reference, std::mem::take(&mut open.failures)))
-                }
-            };
-            settled.extend(std::iter::repeat_n((reference, answer), open.asked));
-            self.open.remove(&reference);
-        }
-        for (place, references) in next {
-            self.ask(place, references);
-        }
-        settled
+    fn all_failed(&self, reference: Reference, failures: Vec<Error>) -> Error {
+        all_failed(reference, &self.name, failures)
     }
 }
 
@@ -127,44 +101,28 @@ impl BlockStore for Race {
     }
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
-        let mut failures = Vec::new();
-        for store in &self.stores {
-            match store.get(reference).await {
-                Ok(block) => return Ok(block),
-                Err(error) => failures.push(error),
-            }
-        }
-        Err(self.all_failed(*reference, failures))
+        let (_, answer) = Batch::new(self, vec![*reference]).next().await.expect("each block has an answer");
+        answer
     }
 
     fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, Answer> {
-        if self.stores.is_empty() {
-            let absent = move |reference| (reference, Err(self.all_failed(reference, Vec::new())));
-            return stream::iter(references).map(absent).boxed();
-        }
-        let mut open: HashMap<Reference, Open> = HashMap::with_capacity(references.len());
-        let mut distinct = Vec::with_capacity(references.len());
-        for reference in references {
-            let known = open.entry(reference).or_default();
-            known.asked += 1;
-            if known.asked == 1 {
-                distinct.push(reference);
-            }
-        }
-        let mut batch = Batch { race: self, running: SelectAll::new(), open };
-        batch.ask(0, distinct);
-        stream::unfold(batch, |mut batch| async move {
-            let arrived = batch.arrived().await?;
-            Some((stream::iter(batch.settle(arrived)), batch))
-        })
-        .flatten()
-        .boxed()
+        Batch::new(self, references).boxed()
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        let now = Instant::now();
+        let (mut order, down): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| source.standing(now).up);
+        order.extend(down);
         let mut failures = Vec::new();
-        for store in &self.stores {
-            match store.has(reference).await {
+        for source in &order {
+            let answer = match order.len() {
+                1 => source.store.has(reference).await,
+                _ => timeout(HAS, source.store.has(reference)).await.unwrap_or_else(|_| {
+                    Err(Error::TimedOut { reference: *reference, store: source.name.clone(), after: HAS })
+                }),
+            };
+            match answer {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(error) => failures.push(error),
@@ -175,8 +133,8 @@ impl BlockStore for Race {
 
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         let mut failures = Vec::new();
-        for store in &self.stores {
-            match store.put(reference, block.clone()).await {
+        for source in &self.sources {
+            match source.store.put(reference, block.clone()).await {
                 Err(error @ Error::Refused { .. }) => failures.push(error),
                 done => return done,
             }
@@ -187,8 +145,8 @@ impl BlockStore for Race {
     async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
         let Some(&(first, _)) = blocks.first() else { return Ok(()) };
         let mut failures = Vec::new();
-        for store in &self.stores {
-            match store.put_many(blocks.clone()).await {
+        for source in &self.sources {
+            match source.store.put_many(blocks.clone()).await {
                 Err(error @ Error::Refused { .. }) => failures.push(error),
                 done => return done,
             }
@@ -197,88 +155,29 @@ impl BlockStore for Race {
     }
 
     async fn sync(&self) -> Result<(), Error> {
-        for store in &self.stores {
-            store.sync().await?;
+        for source in &self.sources {
+            source.store.sync().await?;
         }
         Ok(())
     }
 
+    /// What the sources that are up bear now: the most of any, since one is mostly asked at a time.
     fn concurrency(&self) -> usize {
-        self.stores.iter().map(|store| store.concurrency()).max().unwrap_or(1)
+        let now = Instant::now();
+        let up = self.sources.iter().filter(|source| source.standing(now).up);
+        let most = up.map(|source| source.limit()).max();
+        most.or_else(|| self.sources.iter().map(|source| source.limit()).max()).unwrap_or(1).max(1)
+    }
+
+    /// The limits of the sources are felt, so that they may rise.
+    fn press(&self) {
+        self.sources.iter().for_each(|source| source.press());
+    }
+
+    fn is_remote(&self) -> bool {
+        self.sources.iter().any(|source| source.store.is_remote())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::block::{Fault, Faulty, Memory, Verify};
-    use crate::eris::reference_of;
-
-    fn block(byte: u8) -> (Reference, Block) {
-        let block = Block::from(vec![byte; 1024]);
-        (reference_of(&block), block)
-    }
-
-    /// A checked store that has these blocks, and the handle on its faults.
-    async fn store(blocks: &[u8]) -> (Arc<dyn BlockStore>, Arc<Fault>) {
-        let memory = Memory::new();
-        for &byte in blocks {
-            let (reference, block) = block(byte);
-            memory.put(&reference, block).await.expect("memory takes blocks");
-        }
-        let fault = Arc::new(Fault::new(Arc::new(memory)));
-        (Arc::new(Verify::new(fault.clone())), fault)
-    }
-
-    #[tokio::test]
-    async fn what_one_store_lacks_or_spoils_comes_from_the_next() {
-        let ((first, fault), (second, _)) = (store(&[1, 2, 3]).await, store(&[2, 3, 4]).await);
-        fault.set(block(2).0, Faulty::Corrupt);
-        fault.set(block(3).0, Faulty::Unavailable);
-        let race = Race::new(vec![first, second]);
-        let references: Vec<_> = (1..=5).map(|byte| block(byte).0).collect();
-        for byte in 1..=4 {
-            assert_eq!(race.get(&block(byte).0).await.expect("one has it"), block(byte).1);
-        }
-        let answers: HashMap<_, _> = race.get_many(references.clone()).collect().await;
-        assert_eq!(
-            references.iter().map(|r| answers[r].is_ok()).collect::<Vec<_>>(),
-            [true, true, true, true, false]
-        );
-        assert!(matches!(answers[&references[4]], Err(Error::NotFound { .. })));
-    }
-
-    #[tokio::test]
-    async fn not_found_is_said_only_when_all_say_so() {
-        let ((first, fault), (second, _)) = (store(&[1]).await, store(&[]).await);
-        fault.set_all(Faulty::Corrupt);
-        let race = Race::new(vec![second.clone(), first, second]);
-        let (reference, _) = block(1);
-        let alone = race.get(&reference).await.expect_err("spoiled or absent");
-        let in_batch =
-            race.get_many(vec![reference]).next().await.expect("one answer").1.expect_err("the same");
-        for error in [alone, in_batch] {
-            assert!(matches!(error.most_telling(), Error::Corrupt { .. }), "{error}");
-            assert_eq!(error.to_string().matches("memory:").count(), 3, "each store is named: {error}");
-        }
-        fault.set_all(Faulty::Missing);
-        let absent = race.get(&reference).await.expect_err("absent");
-        assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
-        assert!(matches!(Race::new(Vec::new()).get(&reference).await, Err(Error::NotFound { .. })));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_does_not_wait_for_a_slow_block_before_asking_the_next_store_for_others() {
-        let ((first, fault), (second, _)) = (store(&[1]).await, store(&[2]).await);
-        fault.set(block(1).0, Faulty::Slow(Duration::from_secs(9)));
-        let race = Race::new(vec![first, second]);
-        let mut answers = race.get_many(vec![block(1).0, block(2).0]);
-        let begun = tokio::time::Instant::now();
-        assert_eq!(answers.next().await.expect("two answers").0, block(2).0);
-        assert!(begun.elapsed() < Duration::from_secs(1));
-        assert_eq!(answers.next().await.expect("two answers").0, block(1).0);
-        assert!(answers.next().await.is_none());
-    }
-}
+mod tests;

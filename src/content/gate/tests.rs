@@ -7,7 +7,11 @@ use crate::block::{Fault, Memory};
 
 /// A gate before a store that bears so many requests.
 fn gate(limit: usize) -> Arc<Gate> {
-    Gate::new(Arc::new(Narrow { inner: Fault::new(Arc::new(Memory::new())), limit, pressed: Default::default() }))
+    Gate::new(Arc::new(Narrow {
+        inner: Fault::new(Arc::new(Memory::new())),
+        limit,
+        pressed: Default::default(),
+    }))
 }
 
 #[derive(Debug)]
@@ -150,7 +154,11 @@ fn each_arrival_makes_room() {
 
 #[test]
 fn the_store_hears_that_somebody_waits_for_room() {
-    let store = Arc::new(Narrow { inner: Fault::new(Arc::new(Memory::new())), limit: 8, pressed: Default::default() });
+    let store = Arc::new(Narrow {
+        inner: Fault::new(Arc::new(Memory::new())),
+        limit: 8,
+        pressed: Default::default(),
+    });
     let gate = Gate::new(store.clone());
     let pass = now(&gate, 7).unwrap();
     assert!(!store.pressed.load(Ordering::Relaxed));
