@@ -168,6 +168,11 @@ impl BlockStore for Race {
         most.or_else(|| self.sources.iter().map(|source| source.limit()).max()).unwrap_or(1).max(1)
     }
 
+    /// The limits of the sources are felt, so that they may rise.
+    fn press(&self) {
+        self.sources.iter().for_each(|source| source.press());
+    }
+
     fn is_remote(&self) -> bool {
         self.sources.iter().any(|source| source.store.is_remote())
     }

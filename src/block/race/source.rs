@@ -137,6 +137,11 @@ impl Source {
         self.permits.as_ref()?.try_acquire().ok()
     }
 
+    /// Somebody holds requests back because of the limit.
+    pub fn press(&self) {
+        self.state().limit.press();
+    }
+
     /// A permit when it is one's turn; the limit is felt.
     pub fn permit(&self) -> BoxFuture<'_, Option<SemaphorePermit<'_>>> {
         self.state().limit.press();
