@@ -47,7 +47,7 @@ impl Reader {
     /// The whole content.
     pub async fn read(&self, capability: &ReadCapability, within: Duration) -> Result<Vec<u8>, Error> {
         let deadline = Deadline::after(within);
-        let content = Content::open(self.fetch.clone(), capability.clone(), LIMITS, deadline).await?;
+        let content = Content::open(self.fetch.clone(), *capability, LIMITS, deadline).await?;
         Ok(content.read_at(0..content.length(), deadline).await?.to_vec())
     }
 
