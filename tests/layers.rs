@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
     ("serve", &["block", "compress", "content", "eris", "metrics", "nar", "store", "tree"]),
-    ("control", &["block", "content", "metrics", "tree"]),
+    ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
         "cli",
