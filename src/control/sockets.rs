@@ -53,7 +53,7 @@ pub(super) fn check_directory(dir: &Path) -> Result<(), Error> {
         return Err(wrong(format!("it belongs to user {}", found.uid())));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(wrong(format!("others may use it (mode {:o})", found.mode() & 0o777)));
+        return Err(wrong(format!("others may use it (mode {:o}): chmod 700 it", found.mode() & 0o777)));
     }
     Ok(())
 }
