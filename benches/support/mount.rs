@@ -15,13 +15,22 @@ use super::published::Published;
 pub struct Mount {
     process: Child,
     point: TempDir,
-    /// The store path that was published.
+    /// The first of the store paths that were published.
     pub top: PathBuf,
 }
 
 impl Mount {
     /// Mounts with everything that the program keeps in `home`: nothing at first, what a mount before left after it.
     pub fn new(published: &Published, home: &Path) -> Self {
+        Self::with(published, home, &[])
+    }
+
+    /// The same, and records a startup profile until it is dropped.
+    pub fn recording(published: &Published, home: &Path) -> Self {
+        Self::with(published, home, &["--record"])
+    }
+
+    fn with(published: &Published, home: &Path, flags: &[&str]) -> Self {
         let point = TempDir::with_prefix("erisfs-bench-").expect("a temporary directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_erisfs"));
         command
@@ -33,6 +42,7 @@ impl Mount {
                 "--catalog",
                 &published.catalog,
             ])
+            .args(flags)
             .arg(point.path())
             .env("XDG_CACHE_HOME", home)
             .env("XDG_CONFIG_HOME", home)
@@ -48,8 +58,13 @@ impl Mount {
         assert!(line.starts_with("mounted at "), "{line}");
         // What it logs must have somewhere to go.
         thread::spawn(move || std::io::copy(&mut said, &mut std::io::stderr()));
-        let top = point.path().join(&published.name);
+        let top = point.path().join(&published.archives[0].name);
         Mount { process, point, top }
+    }
+
+    /// Where the store paths are.
+    pub fn store(&self) -> &Path {
+        self.point.path()
     }
 
     /// Memory that the process holds, in bytes (proc(5): VmRSS).
