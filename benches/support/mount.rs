@@ -32,6 +32,9 @@ impl Mount {
 
     fn with(published: &Published, home: &Path, flags: &[&str]) -> Self {
         let point = TempDir::with_prefix("erisfs-bench-").expect("a temporary directory");
+        // Beside the cache: what is there has to be the user's alone.
+        let sockets = home.join("run");
+        fs::create_dir_all(&sockets).expect("a writable directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_erisfs"));
         command
             .args([
@@ -46,20 +49,20 @@ impl Mount {
             .arg(point.path())
             .env("XDG_CACHE_HOME", home)
             .env("XDG_CONFIG_HOME", home)
-            .env("XDG_RUNTIME_DIR", home);
+            .env("XDG_RUNTIME_DIR", sockets);
         for variable in ["ERISFS_BLOCKS", "RUST_LOG"] {
             command.env_remove(variable);
         }
-        let mut process =
-            command.stderr(Stdio::piped()).spawn().expect("the program was built with this bench");
-        let mut said = BufReader::new(process.stderr.take().expect("it is piped"));
+        let process = command.stderr(Stdio::piped()).spawn().expect("the program was built with this bench");
+        let top = point.path().join(&published.archives[0].name);
+        let mut mount = Mount { process, point, top };
+        let mut said = BufReader::new(mount.process.stderr.take().expect("it is piped"));
         let mut line = String::new();
         said.read_line(&mut line).expect("words");
         assert!(line.starts_with("mounted at "), "{line}");
         // What it logs must have somewhere to go.
         thread::spawn(move || std::io::copy(&mut said, &mut std::io::stderr()));
-        let top = point.path().join(&published.archives[0].name);
-        Mount { process, point, top }
+        mount
     }
 
     /// Where the store paths are.
