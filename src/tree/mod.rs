@@ -75,7 +75,7 @@ pub enum Symlinks {
     Relative,
 }
 
-/// Whether the listings of what a program refers to are fetched when it is started.
+/// Whether what lies around a program that is started and what it refers to is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Closure {
     /// Where the link is not thin.

@@ -2,8 +2,8 @@
 //! the gate, after what somebody waits for.
 //!
 //! Four things cause it: a reader that goes on in order ([`ReadAhead`]), the first read of a store path for
-//! which there is a startup profile (`replay`), the first read of a program (`graph`: what it refers to), and
-//! whoever calls [`Tree::replay`](super::Tree::replay). What was decoded ahead can be handed to the kernel (`push`).
+//! which there is a startup profile (`replay`), the first read of a program (`graph`: what it refers to; `sweep`: what
+//! lies around it), and whoever calls [`Tree::replay`](super::Tree::replay). What was decoded ahead can be handed to the kernel (`push`).
 
 mod elf;
 mod graph;
