@@ -24,6 +24,8 @@ const FIRST: u64 = 512 << 10;
 const SLACK: u64 = 256 << 10;
 /// How far a reader may hop in a window that is open, since what it hops over was fetched already.
 const HOP: u64 = 1 << 20;
+/// What a reader may have read unseen between two of its requests where data is pushed: twice what is pushed in one stretch.
+const UNSEEN: u64 = 2 << 20;
 /// Bytes that are read in order before the window opens: most files are looked into, not read through.
 const EVIDENCE: u64 = SLACK;
 /// Files that are read one after the other before the window goes beyond their ends.
@@ -200,7 +202,8 @@ impl Stream {
     fn takes(&self, read: &Read, pushed: bool) -> bool {
         let hop = match self.window {
             0 => SLACK,
-            _ if pushed => SLACK.max(self.ahead.saturating_sub(self.next)),
+            // What was pushed is read unseen, and of two requests at its end the second may come first.
+            _ if pushed => SLACK.saturating_add(self.ahead.saturating_sub(self.next)),
             window => SLACK.max(HOP.min(window)),
         };
         let back = SLACK.max(self.window.min(HOP));
@@ -219,11 +222,13 @@ impl Stream {
         } else if read.file.end <= self.file.start {
             self.files = self.files.saturating_sub(2);
         }
+        let unasked = read.range.start.min(self.ahead).saturating_sub(self.next);
+        let unseen = if pushed { unasked.min(UNSEEN) } else { 0 };
         let hopped = match pushed {
-            true => 0,
+            true => unasked - unseen,
             false => read.range.start.min(self.ahead).saturating_sub(self.next.max(self.unit.end)),
         };
-        self.read = self.read.saturating_add(read.range.end - read.range.start);
+        self.read = self.read.saturating_add(read.range.end - read.range.start + unseen);
         if read.range.end > self.next {
             self.next = read.range.end;
             self.unit = read.unit.clone();

@@ -1,22 +1,29 @@
-//! How many requests a source across a network is to have in flight: enough to fill the link, and no queue in front of it.
+//! How many requests a source across a network is to have in flight: enough to fill the link, and no long queue in front of it.
 //!
-//! The number doubles while that costs no time, as TCP does at first. Later it follows the latency (as TCP Vegas does): answers
-//! that take notably longer than the fastest lately have waited in a queue, which a foreground read would have to wait behind.
+//! What fills a link is its rate times its shortest latency, as in TCP BBR (Cardwell and others, 2016). Both are measured round by
+//! round; twice their product is allowed, because requests come in bursts, so a foreground read waits behind one latency of
+//! queue at the most. At first the number doubles, round by round, while that brings more.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// Before anything is known: half a megabyte of large blocks, which a slow link of 10 MB/s has sent in 50 ms.
 const FIRST: usize = 16;
-/// Fewer would leave a source idle between an answer and the next request.
-const LEAST: usize = 4;
+/// Fewer would leave a source idle between an answer and the next request: a frame that does not compress.
+const LEAST: usize = 8;
 /// Above this nothing is gained on the links in question: 1 Gbit/s at 50 ms is filled by 190 large blocks.
 const MOST: usize = 256;
-/// How much longer than the fastest an answer may take before it counts as having queued: a quarter, for a link that is just
-/// filled, and what a busy server or a scheduler adds now and then.
-const TOLERATED: (f64, Duration) = (1.25, Duration::from_millis(3));
-/// The fastest answer is believed for so long; then, the queue is let run dry once to see it anew. The route may have changed.
+/// What fills the link is allowed so many times, and so many requests more.
+const GAIN: (f64, f64) = (2.0, 4.0);
+/// While the number doubles, a round must be so much faster than the best before it.
+const GROWTH: f64 = 1.25;
+/// So many rounds without such growth end the doubling: one may have had bad luck.
+const PATIENCE: usize = 2;
+/// Rounds whose best rate counts. A source that became slower is known as such after them.
+const ROUNDS: usize = 5;
+/// The shortest latency is believed for so long; then the queue is let run dry once to see it anew. The route may have changed.
 const BELIEVED: Duration = Duration::from_secs(15);
 
 /// The requests that may be in flight to one source.
@@ -24,19 +31,36 @@ const BELIEVED: Duration = Duration::from_secs(15);
 pub struct Limit {
     now: usize,
     most: usize,
-    doubling: bool,
-    /// Whether somebody had to wait since the last change: a limit that is not reached is not to be judged.
-    pressed: bool,
-    /// Latencies of requests that were made since the last change.
-    window: Vec<Duration>,
-    changed: Instant,
-    fastest: Option<Duration>,
-    /// When an answer was last about as fast as the fastest.
+    /// Rounds without growth while the number doubles; `None` once it does no more.
+    starting: Option<usize>,
+    /// Answers a second of the last rounds.
+    rates: VecDeque<f64>,
+    shortest: Option<Duration>,
+    /// When an answer was last about as fast as the shortest.
     confirmed: Instant,
+    round: Round,
     /// When it was last cut for failures.
     cut: Option<Instant>,
     /// The limit to go back to, while the queue is let run dry.
     draining: Option<usize>,
+}
+
+/// From its beginning until enough requests that were made since then were answered.
+#[derive(Debug)]
+struct Round {
+    begun: Instant,
+    answers: usize,
+    /// Answers to requests that were made in this round, and the fastest of them.
+    own: usize,
+    shortest: Option<Duration>,
+    /// Whether somebody had to wait: a limit that is not reached is not to be judged.
+    pressed: bool,
+}
+
+impl Round {
+    fn new(begun: Instant) -> Self {
+        Round { begun, answers: 0, own: 0, shortest: None, pressed: false }
+    }
 }
 
 impl Limit {
@@ -46,12 +70,11 @@ impl Limit {
         Self {
             now: FIRST.min(most),
             most,
-            doubling: true,
-            pressed: false,
-            window: Vec::new(),
-            changed: now,
-            fastest: None,
+            starting: Some(0),
+            rates: VecDeque::with_capacity(ROUNDS),
+            shortest: None,
             confirmed: now,
+            round: Round::new(now),
             cut: None,
             draining: None,
         }
@@ -64,22 +87,25 @@ impl Limit {
 
     /// Somebody had to wait for a request to end.
     pub fn press(&mut self) {
-        self.pressed = true;
+        self.round.pressed = true;
     }
 
     /// A block that was asked for at `asked` came.
     pub fn came(&mut self, asked: Instant, now: Instant) {
         let latency = now - asked;
-        let fastest = *self.fastest.get_or_insert(latency);
-        if latency <= fastest.mul_f64(1.05) {
+        let shortest = *self.shortest.get_or_insert(latency);
+        if latency <= shortest.mul_f64(1.05) {
             self.confirmed = now;
-            self.fastest = Some(fastest.min(latency));
+            self.shortest = Some(shortest.min(latency));
         }
-        if asked < self.changed {
-            return;
+        let round = &mut self.round;
+        round.answers += 1;
+        if asked >= round.begun {
+            round.own += 1;
+            round.shortest = Some(round.shortest.map_or(latency, |shortest| shortest.min(latency)));
         }
-        self.window.push(latency);
-        if self.window.len() >= (self.now / 2).clamp(LEAST, 64) {
+        // The first answers of a burst come together: a few more tell how fast they come.
+        if round.own >= (self.now / 2).clamp(LEAST / 2, 64) {
             self.judge(now);
         }
     }
@@ -87,47 +113,73 @@ impl Limit {
     /// A request made at `asked` failed in a way that says too much was asked. One burst of failures counts once.
     pub fn cut(&mut self, asked: Instant, now: Instant) {
         if self.cut.is_none_or(|cut| asked >= cut) {
-            self.doubling = false;
+            self.starting = None;
             self.cut = Some(now);
+            self.rates.clear();
             self.change(self.now / 2, now);
         }
     }
 
+    /// A round has ended.
     fn judge(&mut self, now: Instant) {
-        let middle = self.window.len() / 2;
-        let latency = *self.window.select_nth_unstable(middle).1;
+        let elapsed = (now - self.round.begun).max(Duration::from_micros(1));
+        let rate = self.round.answers as f64 / elapsed.as_secs_f64();
+        let (pressed, best) = (self.round.pressed, self.best());
         if let Some(before) = self.draining.take() {
-            let shortest = self.window.iter().min().copied().unwrap_or(latency);
+            let shortest = self.round.shortest.or(self.shortest);
             // A longer way bears more in flight: it is found like a new one.
-            self.doubling = self.fastest.is_some_and(|fastest| shortest > fastest.mul_f64(1.25));
-            self.fastest = Some(shortest);
+            let longer = shortest > self.shortest.map(|known| known.mul_f64(GROWTH));
+            self.starting = longer.then_some(0);
+            self.shortest = shortest;
             self.confirmed = now;
             return self.change(before, now);
         }
-        let fastest = self.fastest.unwrap_or(latency);
-        let allowed = fastest.mul_f64(TOLERATED.0) + TOLERATED.1;
-        if !self.pressed {
-            self.window.clear();
-        } else if now - self.confirmed > BELIEVED {
-            let before = self.now;
-            self.change(before / 2, now);
-            self.draining = Some(before);
-        } else if latency <= allowed {
-            let more = if self.doubling { self.now } else { (self.now / 8).max(1) };
-            self.change(self.now + more, now);
-        } else {
-            self.doubling = false;
-            let share = (allowed.as_secs_f64() / latency.as_secs_f64()).max(0.5);
-            self.change((self.now as f64 * share) as usize, now);
+        // Of a round in which less was asked for than may be, only that it was faster says something.
+        if pressed || rate > best {
+            if self.rates.len() == ROUNDS {
+                self.rates.pop_front();
+            }
+            self.rates.push_back(rate);
         }
+        if !pressed {
+            return self.change(self.now, now);
+        }
+        if now - self.confirmed > BELIEVED {
+            let before = self.now;
+            self.change((self.filling() / 2.0) as usize, now);
+            self.draining = Some(before);
+            return;
+        }
+        match self.starting {
+            Some(_) if rate > best * GROWTH => {
+                self.starting = Some(0);
+                self.change(self.now * 2, now);
+            }
+            Some(rounds) if rounds + 1 < PATIENCE => {
+                self.starting = Some(rounds + 1);
+                self.change(self.now, now);
+            }
+            _ => {
+                self.starting = None;
+                self.change((self.filling() * GAIN.0 + GAIN.1) as usize, now);
+            }
+        }
+    }
+
+    /// The best rate lately.
+    fn best(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Requests that fill the link without a queue.
+    fn filling(&self) -> f64 {
+        self.best() * self.shortest.unwrap_or_default().as_secs_f64()
     }
 
     fn change(&mut self, limit: usize, now: Instant) {
         self.now = limit.clamp(LEAST.min(self.most), self.most);
-        self.changed = now;
-        self.pressed = false;
+        self.round = Round::new(now);
         self.draining = None;
-        self.window.clear();
     }
 }
 
@@ -190,12 +242,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_megabit_at_20_ms_is_filled_without_a_queue() {
+    async fn a_hundred_megabit_at_20_ms_is_filled_with_a_short_queue() {
         let (latency, rate) = (0.020, 12.5e6);
         let mut link = Link::new();
         link.run(1.0, latency, rate);
         link.run(300.0, latency, rate);
-        assert!((8..=16).contains(&link.limit.get()), "{}", link.limit.get());
+        assert!((8..=24).contains(&link.limit.get()), "{}", link.limit.get());
         assert!(link.share(300.0, rate) > 0.95, "{}", link.share(300.0, rate));
     }
 
@@ -206,7 +258,7 @@ mod tests {
         link.run(30.0, 0.050, 125e6);
         link.run(5.0, 0.050, 125e6);
         assert!(link.share(5.0, 125e6) > 0.9, "{}", link.share(5.0, 125e6));
-        link.run(5.0, 0.050, 10e6);
+        link.run(10.0, 0.050, 10e6);
         assert!(link.limit.get() < 40, "{}", link.limit.get());
     }
 
