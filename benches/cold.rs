@@ -1,8 +1,9 @@
 //! Cold start: a program with many files, run from a mount that was just made, against fetching its whole closure first.
 //!
-//! `cargo bench --bench cold [-- NAME...]` runs what has one of the names in its own ("Python", "gcc"). The closure is copied from this machine,
-//! published, and served by an origin at the four links of issue 3. The time runs from the start of the daemon (or of the
-//! fetch) to the end of the program. "With a profile" has what a run on another day left. Each sample has a new daemon, a new cache, a new connection; samples are interleaved, medians are printed.
+//! `cargo bench --bench cold [-- NAME...]` runs what has one of the names in its own ("Python", "gcc"). The closure is copied from this
+//! machine ([`programs`](support::programs) says what it holds), published, and served by an origin at the four links of issue 3. The time
+//! runs from the start of the daemon (or of the fetch) to the end of the program. "With a profile" has what a mount with `--record` left on
+//! another day. Each sample has a new daemon, a new cache, new connections; samples are interleaved, medians are printed.
 
 mod support;
 
@@ -12,9 +13,9 @@ use std::time::Instant;
 
 use support::mount::Mount;
 use support::origin::Link;
+use support::programs::{PROGRAMS, Program};
 use support::published::Published;
 use support::table::{Sample, Table};
-use support::trees::{PROGRAMS, Program};
 use support::{eager, samples, survey};
 use tempfile::TempDir;
 
@@ -35,40 +36,44 @@ fn main() {
 }
 
 fn measure(program: &Program) {
-    let tree = scratch();
-    program.make(tree.path());
-    let published = Published::new(tree.path());
-    let (bytes, files) = survey(tree.path());
+    let closure = program.make();
+    let published = Published::closure(&closure);
+    let (bytes, files) = survey(&closure.store());
     println!(
-        "{}: a closure of {files} files, {:.1} MB; {:.1} MB as blocks, {:.1} MB as one archive\n",
+        "{}: a closure of {} store paths, {files} files, {:.1} MB; {:.1} MB as blocks, {:.1} MB as archives\n",
         program.name,
+        published.archives.len(),
         bytes as f64 / 1e6,
         published.packed_bytes as f64 / 1e6,
-        published.archive_bytes as f64 / 1e6,
+        published.archive_bytes() as f64 / 1e6,
     );
-    published.origin.set_link(Link::LOOPBACK);
-    let profiles = profiles(program, &published);
-    if profiles.is_none() {
-        println!("SKIPPED with a profile: the mount leaves none\n");
-    }
+    let profiles = record(program, &published);
     let mut table = Table::default();
     for (name, link) in Link::ALL {
         published.origin.set_link(link);
         for _ in 0..samples() {
-            table.add(name, "mount", sample(&published, |home| from_mount(program, &published, home)));
+            table.add(name, "mount", sample(&published, None, |home| from_mount(program, &published, home)));
+            table.add(
+                name,
+                "mount with a profile",
+                sample(&published, Some(&profiles), |home| from_mount(program, &published, home)),
+            );
             table.add(
                 name,
                 "whole closure first",
-                sample(&published, |home| from_disk(program, &published, home)),
+                sample(&published, None, |home| from_disk(program, &published, home)),
             );
         }
     }
     table.print();
 }
 
-/// Times something that may use a new directory.
-fn sample<T>(published: &Published, act: impl FnOnce(&Path) -> T) -> Sample {
+/// Times something that may use a new directory, with profiles or without.
+fn sample<T>(published: &Published, profiles: Option<&TempDir>, act: impl FnOnce(&Path) -> T) -> Sample {
     let home = scratch();
+    if let Some(profiles) = profiles {
+        copy(profiles.path(), &home.path().join(PROFILES));
+    }
     published.origin.seen();
     let begun = Instant::now();
     // To take a mount away is not part of a start.
@@ -76,15 +81,14 @@ fn sample<T>(published: &Published, act: impl FnOnce(&Path) -> T) -> Sample {
     Sample { took: begun.elapsed(), seen: published.origin.seen() }
 }
 
-/// What the program keeps of a first run, in a cache that has nothing else.
-fn profiles(program: &Program, published: &Published) -> Option<TempDir> {
+/// The profile that a first run leaves.
+fn record(program: &Program, published: &Published) -> TempDir {
     let (first, kept) = (scratch(), scratch());
-    drop(from_mount(program, published, first.path()));
-    if !first.path().join(PROFILES).is_dir() {
-        return None;
-    }
-    copy(&first.path().join(PROFILES), &kept.path().join(PROFILES));
-    Some(kept)
+    let mount = Mount::recording(published, first.path());
+    program.run(mount.store(), &work(first.path()));
+    drop(mount);
+    copy(&first.path().join(PROFILES), kept.path());
+    kept
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -96,13 +100,13 @@ fn copy(from: &Path, to: &Path) {
 
 fn from_mount(program: &Program, published: &Published, home: &Path) -> Mount {
     let mount = Mount::new(published, home);
-    program.run(&mount.top, &work(home));
+    program.run(mount.store(), &work(home));
     mount
 }
 
 fn from_disk(program: &Program, published: &Published, home: &Path) {
     let top = home.join("store");
-    eager::fetch(&published.archive, &top).expect("the origin has the archive");
+    eager::fetch_all(&published.archives, &top).expect("the origin has the archives");
     program.run(&top, &work(home));
 }
 

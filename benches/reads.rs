@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use support::mount::Mount;
 use support::origin::Link;
+use support::programs::PROGRAMS;
 use support::published::Published;
 use support::table::{Sample, Table};
 use support::{eager, number, run, samples, trees};
@@ -60,13 +61,12 @@ fn large(table: &mut Table) {
 }
 
 fn names(table: &mut Table) {
-    let tree = scratch();
-    let program = &trees::PROGRAMS[0];
+    let program = &PROGRAMS[0];
     if let Some(missing) = program.needs.iter().find(|path| !Path::new(path).exists()) {
         return println!("SKIPPED names: this machine has no {missing}");
     }
-    program.make(tree.path());
-    let published = Published::new(tree.path());
+    let closure = program.make();
+    let published = Published::new(&closure.register());
     let list = |top: &Path| quietly(Command::new("ls").arg("-lR").arg(top));
     let find = |top: &Path| quietly(Command::new("find").arg(top));
     let acts: [Act; 3] = [("ls -lR", &list), ("find", &find), ("stat of everything", &stat_storm)];
@@ -101,8 +101,8 @@ fn measure(table: &mut Table, published: &Published, link: &str, acts: &[Act], a
             if against_eager {
                 let sample = timed(published, || {
                     let top = home.path().join("store");
-                    eager::fetch(&published.archive, &top).expect("the origin has the archive");
-                    act(&top);
+                    eager::fetch_all(&published.archives, &top).expect("the origin has the archive");
+                    act(&top.join(&published.archives[0].name));
                 });
                 table.add(&row, "whole first", sample);
             }

@@ -6,6 +6,7 @@ mod noise;
 mod shelf;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -435,4 +436,91 @@ async fn what_is_pushed_is_whole_pages_of_the_right_files_and_leaves_marks() {
         assert!((4 << 20..=7 << 20).contains(&of_large), "{of_large} of 8 MiB");
         assert!((200..500).contains(&of_small), "{of_small} of 500 files");
     }
+}
+
+/// A program with small files beside it, data that nobody may ever read, and a library that it refers to.
+fn programs(shelf: &mut Shelf) -> (StorePath, StorePath) {
+    let (disk, other) = (specimen(2 << 20, 200), specimen(1 << 20, 0));
+    fs::write(disk.path().join("program"), noise(300 << 10)).unwrap();
+    fs::set_permissions(disk.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = shelf.add("program", disk.path());
+    let library = shelf.add("library", other.path());
+    shelf.refer(&program, &[library.clone()]);
+    (program, library)
+}
+
+fn sweeping() -> Settings {
+    Settings { closure: Closure::Auto, ..quiet() }
+}
+
+#[tokio::test]
+async fn a_program_on_a_fast_link_has_all_its_blocks_fetched_once() {
+    let mut shelf = Shelf::new();
+    let (program, _) = programs(&mut shelf);
+    let stage = Stage::new(&mut shelf, sweeping()).await;
+    let file = stage.find(&program, "program").await;
+    stage.read(file, 0, 10).await;
+    stage.settle().await;
+    let all = shelf.blocks.len() as u64;
+    assert!(stage.counts.blocks() <= all, "{} of {all} blocks", stage.counts.blocks());
+    stage.fault.set_all(Faulty::Missing);
+    let large = stage.find(&program, "large").await;
+    assert!(stage.read_all(large).await == noise(2 << 20));
+}
+
+#[tokio::test]
+async fn nothing_is_swept_for_data_nor_where_it_is_not_wanted() {
+    let mut shelf = Shelf::new();
+    let (program, _) = programs(&mut shelf);
+    for (file, settings) in [("large", sweeping()), ("program", quiet())] {
+        let stage = Stage::new(&mut shelf, settings).await;
+        let file = stage.find(&program, file).await;
+        let before = stage.counts.bytes();
+        stage.read(file, 0, 10).await;
+        stage.settle().await;
+        assert!(stage.counts.bytes() - before <= 3 * FRAME, "{}", stage.counts.bytes() - before);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_to_its_bound() {
+    let mut shelf = Shelf::new();
+    let (program, _) = programs(&mut shelf);
+    let stage = Stage::new(&mut shelf, Settings { sweep_bytes: 512 << 10, ..sweeping() }).await;
+    let file = stage.find(&program, "program").await;
+    let before = stage.counts.bytes();
+    stage.read(file, 0, 10).await;
+    stage.settle().await;
+    let fetched = stage.counts.bytes() - before;
+    // With the listing of what it refers to, and what was asked for.
+    assert!(fetched <= (512 + 384) << 10, "{fetched}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_thin_link_little_is_swept() {
+    let mut shelf = Shelf::new();
+    let (program, _) = programs(&mut shelf);
+    let stage = Stage::new(&mut shelf, sweeping()).await;
+    let file = stage.find(&program, "program").await;
+    let before = stage.counts.bytes();
+    stage.fault.set_all(Faulty::Slow(Duration::from_secs(1)));
+    stage.read(file, 0, 10).await;
+    stage.settle().await;
+    let fetched = stage.counts.bytes() - before;
+    assert!(fetched <= 1 << 20, "{fetched}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_during_a_sweep_takes_its_own_time_alone() {
+    let mut shelf = Shelf::new();
+    let (program, _) = programs(&mut shelf);
+    let stage = Stage::new(&mut shelf, sweeping()).await;
+    let (file, large) = (stage.find(&program, "program").await, stage.find(&program, "large").await);
+    stage.slow();
+    stage.read(file, 0, 10).await;
+    sleep(LATENCY * 3 / 2).await;
+    let asked = Instant::now();
+    stage.read(large, 1 << 20, 10).await;
+    // Its own blocks, and a node above them.
+    assert!(asked.elapsed() <= LATENCY * 2, "{:?}", asked.elapsed());
 }

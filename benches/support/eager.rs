@@ -1,5 +1,5 @@
-//! The rival: fetches the whole archive with one request and unpacks it while it comes, as `nix copy` and `guix` do, without checking
-//! anything.
+//! The rival: fetches each archive with one request, all of them at the same time, and unpacks them while they come, as `nix copy` and
+//! `guix` do; but without asking for narinfos first, and without checking anything.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -8,14 +8,26 @@ use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::thread;
 
 use erisfs::nar::wire::{Event, Parser};
+
+use super::published::Archive;
 
 /// More than a frame of the wire's grammar, and few system calls.
 const BUFFER: usize = 256 << 10;
 
-/// Fetches and unpacks the archive at `url` to `at`, which must not exist.
-pub fn fetch(url: &str, at: &Path) -> io::Result<()> {
+/// Fetches and unpacks archives into `store`, which must not exist.
+pub fn fetch_all(archives: &[Archive], store: &Path) -> io::Result<()> {
+    fs::create_dir(store)?;
+    thread::scope(|scope| {
+        let fetch = |archive: &'_ Archive| fetch(&archive.url, &store.join(&archive.name));
+        let threads: Vec<_> = archives.iter().map(|archive| scope.spawn(move || fetch(archive))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+    })
+}
+
+fn fetch(url: &str, at: &Path) -> io::Result<()> {
     let archive = zstd::Decoder::with_buffer(get(url)?)?;
     unpack(BufReader::with_capacity(BUFFER, archive), at)
 }

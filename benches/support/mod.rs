@@ -4,8 +4,10 @@
 // Each bench uses its part.
 #![allow(dead_code)]
 
+pub mod closure;
 pub mod eager;
 pub mod mount;
+pub mod programs;
 pub mod published;
 pub mod table;
 pub mod trees;

@@ -15,14 +15,26 @@ use super::published::Published;
 pub struct Mount {
     process: Child,
     point: TempDir,
-    /// The store path that was published.
+    /// The first of the store paths that were published.
     pub top: PathBuf,
 }
 
 impl Mount {
     /// Mounts with everything that the program keeps in `home`: nothing at first, what a mount before left after it.
     pub fn new(published: &Published, home: &Path) -> Self {
+        Self::with(published, home, &[])
+    }
+
+    /// The same, and records a startup profile until it is dropped.
+    pub fn recording(published: &Published, home: &Path) -> Self {
+        Self::with(published, home, &["--record"])
+    }
+
+    fn with(published: &Published, home: &Path, flags: &[&str]) -> Self {
         let point = TempDir::with_prefix("erisfs-bench-").expect("a temporary directory");
+        // Beside the cache: what is there has to be the user's alone.
+        let sockets = home.join("run");
+        fs::create_dir_all(&sockets).expect("a writable directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_erisfs"));
         command
             .args([
@@ -33,23 +45,29 @@ impl Mount {
                 "--catalog",
                 &published.catalog,
             ])
+            .args(flags)
             .arg(point.path())
             .env("XDG_CACHE_HOME", home)
             .env("XDG_CONFIG_HOME", home)
-            .env("XDG_RUNTIME_DIR", home);
+            .env("XDG_RUNTIME_DIR", sockets);
         for variable in ["ERISFS_BLOCKS", "RUST_LOG"] {
             command.env_remove(variable);
         }
-        let mut process =
-            command.stderr(Stdio::piped()).spawn().expect("the program was built with this bench");
-        let mut said = BufReader::new(process.stderr.take().expect("it is piped"));
+        let process = command.stderr(Stdio::piped()).spawn().expect("the program was built with this bench");
+        let top = point.path().join(&published.archives[0].name);
+        let mut mount = Mount { process, point, top };
+        let mut said = BufReader::new(mount.process.stderr.take().expect("it is piped"));
         let mut line = String::new();
         said.read_line(&mut line).expect("words");
         assert!(line.starts_with("mounted at "), "{line}");
         // What it logs must have somewhere to go.
         thread::spawn(move || std::io::copy(&mut said, &mut std::io::stderr()));
-        let top = point.path().join(&published.name);
-        Mount { process, point, top }
+        mount
+    }
+
+    /// Where the store paths are.
+    pub fn store(&self) -> &Path {
+        self.point.path()
     }
 
     /// Memory that the process holds, in bytes (proc(5): VmRSS).

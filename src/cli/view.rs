@@ -20,6 +20,9 @@ use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
 
+/// The most bytes that are fetched around a program: the closure of a large one.
+const MAX_SWEEP: u64 = 256 << 20;
+
 /// Where blocks are, and which catalogs say what they mean.
 #[derive(Debug, Args)]
 pub(super) struct View {
@@ -73,6 +76,7 @@ impl View {
         {
             return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
         }
+        let settings = Settings { sweep_bytes: sweep_bytes(&stack), ..settings };
         Ok(Opened { tree: Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)), stack })
     }
 
@@ -99,6 +103,14 @@ impl View {
     /// The URNs of the catalogs that were given, here or in the config.
     pub(super) fn catalogs<'a>(&'a self, session: &'a Session) -> &'a [String] {
         if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs }
+    }
+}
+
+/// What may be fetched in the hope that somebody wants it: a part of what the block caches hold.
+fn sweep_bytes(stack: &Stack) -> u64 {
+    match stack.disk() {
+        Some(disk) => MAX_SWEEP.min(disk.stat().size / 4),
+        None => stack.memory().status().capacity as u64 / 2,
     }
 }
 

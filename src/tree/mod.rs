@@ -75,7 +75,7 @@ pub enum Symlinks {
     Relative,
 }
 
-/// Whether the listings of what a program refers to are fetched when it is started.
+/// Whether what lies around a program that is started and what it refers to is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Closure {
     /// Where the link is not thin.
@@ -106,6 +106,8 @@ pub struct Settings {
     pub profiles: Option<PathBuf>,
     /// Profiles that name more bytes than this are not replayed; what they fetch should fit into the caches.
     pub replay_bytes: u64,
+    /// The most bytes of blocks to fetch ahead around a program that has no profile; they should fit into the block caches.
+    pub sweep_bytes: u64,
 }
 
 impl Default for Settings {
@@ -121,6 +123,7 @@ impl Default for Settings {
             closure: Closure::Auto,
             profiles: None,
             replay_bytes: 256 << 20,
+            sweep_bytes: 16 << 20,
         }
     }
 }

@@ -10,10 +10,12 @@ use futures::{StreamExt, stream};
 
 use super::PATIENCE;
 use super::elf::{self, Program};
+use super::sweep::{News, Teller};
 use crate::content::Deadline;
 use crate::nar::{Kind, Listing, NodeId};
 use crate::store::{HashPart, StorePath};
 use crate::tree::Objects;
+use crate::tree::inode::Slot;
 use crate::tree::object::Object;
 
 /// Store paths that are opened for one program: 100 KB each, so 6 MB.
@@ -31,16 +33,24 @@ const LINKS: usize = 8;
 const THIN: f64 = 1e6;
 
 /// Warms what the program at `node` refers to.
-pub(super) async fn warm(objects: &Arc<Objects>, path: &StorePath, object: &Arc<Object>, node: NodeId) {
+pub(super) async fn warm(
+    objects: &Arc<Objects>,
+    (slot, path): (Slot, &StorePath),
+    object: &Arc<Object>,
+    node: NodeId,
+    sweep: &Teller,
+) {
     if objects.fetch.gate().throughput().is_some_and(|throughput| throughput < THIN) {
         return;
     }
+    sweep.tell(News::Program(slot, object.clone())).await;
+    sweep.tell(News::File(slot, object.clone(), node)).await;
     libraries(objects, object, node).await;
-    references(objects, path).await;
+    references(objects, path, sweep).await;
 }
 
 /// Opens what `path` refers to, then what that refers to, and so on.
-async fn references(objects: &Arc<Objects>, path: &StorePath) {
+async fn references(objects: &Arc<Objects>, path: &StorePath, sweep: &Teller) {
     let mut seen = HashSet::from([path.hash_part()]);
     let mut level = vec![path.hash_part()];
     while !level.is_empty() {
@@ -53,15 +63,18 @@ async fn references(objects: &Arc<Objects>, path: &StorePath) {
                 }
             }
         }
-        let openings = stream::iter(next.clone()).map(|hash_part| open(objects.clone(), hash_part));
+        let openings =
+            stream::iter(next.clone()).map(|hash_part| open(objects.clone(), hash_part, sweep.clone()));
         openings.buffer_unordered(OPENING).for_each(std::future::ready).await;
         level = next;
     }
 }
 
-async fn open(objects: Arc<Objects>, hash_part: HashPart) {
-    if let Err(error) = objects.open_path(hash_part, soon()).await {
-        tracing::debug!("opening ahead: {error}");
+async fn open(objects: Arc<Objects>, hash_part: HashPart, sweep: Teller) {
+    match objects.open_path(hash_part, soon()).await {
+        Ok(Some((slot, object))) => sweep.tell(News::Reference(slot, object)).await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!("opening ahead: {error}"),
     }
 }
 

@@ -2,22 +2,24 @@
 //! the gate, after what somebody waits for.
 //!
 //! Four things cause it: a reader that goes on in order ([`ReadAhead`]), the first read of a store path for
-//! which there is a startup profile (`replay`), the first read of a program (`graph`: what it refers to), and
-//! whoever calls [`Tree::replay`](super::Tree::replay). What was decoded ahead can be handed to the kernel (`push`).
+//! which there is a startup profile (`replay`), the first read of a program (`graph`: what it refers to; `sweep`: what
+//! lies around it), and whoever calls [`Tree::replay`](super::Tree::replay). What was decoded ahead can be handed to the kernel (`push`).
 
 mod elf;
 mod graph;
+mod pace;
 mod profiles;
 mod push;
 mod record;
 mod replay;
+mod sweep;
 
 pub use profiles::{Profiles, ProfilesError, read_profile};
 pub use push::Pushed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -27,9 +29,10 @@ use super::objects::Objects;
 use super::{Closure, Inode, Object, Settings};
 use crate::content::{Deadline, Read, ReadAhead, Windows};
 use crate::nar::{Kind, NodeId};
-use crate::store::{Profile, StorePath};
+use crate::store::{HashPart, Profile, StorePath};
 use push::Pusher;
 use record::Recorder;
+use sweep::{News, Sweeper};
 
 /// How long a fetch ahead may take: as long as its data is likely to be of use.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +51,11 @@ pub(super) struct Ahead {
     /// What was begun for each store path that was read.
     begun: Mutex<HashMap<Slot, Begun>>,
     background: Mutex<JoinSet<()>>,
+    /// What the profiles name that were replayed: it comes without a guess.
+    profiled: Arc<Mutex<HashSet<HashPart>>>,
+    sweep_bytes: u64,
+    /// Made by the first program, inside the runtime.
+    sweeper: OnceLock<Sweeper>,
     recorder: Recorder,
 }
 
@@ -75,6 +83,9 @@ impl Ahead {
             closure: settings.closure,
             begun: Mutex::default(),
             background: Mutex::default(),
+            profiled: Arc::default(),
+            sweep_bytes: settings.sweep_bytes,
+            sweeper: OnceLock::new(),
             recorder: Recorder::default(),
         }
     }
@@ -157,22 +168,36 @@ impl Ahead {
             *entry = Begun { replay: true, graph: begun.graph || wanted.graph };
             begun
         };
+        if let Some(sweeper) = self.sweeper.get()
+            && begun.graph
+        {
+            sweeper.tell(News::File(slot, object.clone(), node));
+        }
         let (replay, graph) = (!begun.replay, wanted.graph && !begun.graph);
         if !replay && !graph {
             return;
         }
         let Some(path) = self.objects.path(slot) else { return };
         let (objects, profiles, object) = (self.objects.clone(), self.profiles.clone(), object.clone());
-        let most = self.replay_bytes;
+        let (most, profiled) = (self.replay_bytes, self.profiled.clone());
+        let sweep = graph.then(|| self.sweeper.get_or_init(|| Sweeper::start(self.sweep_bytes)).teller());
         self.in_background(async move {
             let profile = match profiles {
                 Some(profiles) => replay::find(&profiles, &path, &object).await,
                 None => None,
             };
-            match profile {
+            match (profile, sweep) {
                 // It names what the graph can only guess at.
-                Some(profile) if replay => replay::replay(objects, profile, most).await,
-                None if graph => graph::warm(&objects, &path, &object, node).await,
+                (Some(profile), _) if replay => {
+                    profiled
+                        .lock()
+                        .expect("no panic while held")
+                        .extend(profile.steps().iter().map(|step| step.path.hash_part()));
+                    replay::replay(objects, profile, most).await;
+                }
+                (None, Some(sweep)) if !is_profiled(&profiled, &path) => {
+                    graph::warm(&objects, (slot, &path), &object, node, &sweep).await;
+                }
                 _ => {}
             }
         });
@@ -185,6 +210,10 @@ impl Ahead {
             background.spawn(work);
         }
     }
+}
+
+fn is_profiled(profiled: &Mutex<HashSet<HashPart>>, path: &StorePath) -> bool {
+    profiled.lock().expect("no panic while held").contains(&path.hash_part())
 }
 
 impl super::Tree {
