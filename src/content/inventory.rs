@@ -100,7 +100,7 @@ impl Content {
             }
             Opened::Node(node) => (Top::Node(Arc::new(node)), length.min(layout.max_length())),
         };
-        let id = fetch.next_content();
+        let id = super::next_content();
         Ok(Content { fetch, id, capability, layout, top, length })
     }
 }

@@ -147,7 +147,12 @@ pub struct Fetch {
     store: Arc<dyn BlockStore>,
     gate: Arc<Gate>,
     nodes: Mutex<ByteLru<NodeKey, Arc<Node>>>,
-    contents: AtomicU64,
+}
+
+/// The number of a content that is being opened: no other of this process has it, whoever opened it.
+fn next_content() -> u64 {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    OPENED.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Memory of a reference with its key.
@@ -167,7 +172,7 @@ impl Fetch {
     pub fn new(store: Arc<dyn BlockStore>, node_bytes: usize) -> Arc<Self> {
         let gate = Gate::new(store.clone());
         let nodes = Mutex::new(ByteLru::new(node_bytes));
-        Arc::new(Fetch { store, gate, nodes, contents: AtomicU64::new(0) })
+        Arc::new(Fetch { store, gate, nodes })
     }
 
     /// What lets prefetches through to the block store.
@@ -178,10 +183,6 @@ impl Fetch {
     /// The block store below.
     pub fn store(&self) -> &Arc<dyn BlockStore> {
         &self.store
-    }
-
-    fn next_content(&self) -> u64 {
-        self.contents.fetch_add(1, Ordering::Relaxed)
     }
 
     async fn block(&self, reference: &Reference, deadline: Deadline) -> Result<Block, Error> {

@@ -50,7 +50,7 @@ impl Content {
         let root = capability.root();
         let block = fetch.block(&root.reference, deadline).await?;
         let (layout, opened) = eris::open_root(&capability, &block).map_err(decode_error(&capability))?;
-        let id = fetch.next_content();
+        let id = super::next_content();
         let mut content = Content { fetch, id, capability, layout, top: Top::Leaf(Bytes::new()), length: 0 };
         match opened {
             Opened::Leaf(bytes) => {

@@ -160,12 +160,18 @@ impl BlockStore for Race {
         Ok(())
     }
 
-    /// What the sources that are up bear now: the most of any, since one is mostly asked at a time.
+    /// What the sources that are up bear now: the most of any, since one is mostly asked at a time. One on this machine does not
+    /// count beside one across a network, to which what it lacks would go all at once.
     fn concurrency(&self) -> usize {
         let now = Instant::now();
-        let up = self.sources.iter().filter(|source| source.standing(now).up);
-        let most = up.map(|source| source.limit()).max();
-        most.or_else(|| self.sources.iter().map(|source| source.limit()).max()).unwrap_or(1).max(1)
+        let most = |wanted: &dyn Fn(&Source) -> bool| {
+            self.sources.iter().filter(|source| wanted(source)).map(|source| source.limit()).max()
+        };
+        most(&|source| source.is_limited() && source.standing(now).up)
+            .or_else(|| most(&|source| source.standing(now).up))
+            .or_else(|| most(&|_| true))
+            .unwrap_or(1)
+            .max(1)
     }
 
     /// The limits of the sources are felt, so that they may rise.
