@@ -445,7 +445,7 @@ fn programs(shelf: &mut Shelf) -> (StorePath, StorePath) {
     fs::set_permissions(disk.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
     let program = shelf.add("program", disk.path());
     let library = shelf.add("library", other.path());
-    shelf.refer(&program, &[library.clone()]);
+    shelf.refer(&program, std::slice::from_ref(&library));
     (program, library)
 }
 
