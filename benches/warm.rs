@@ -104,6 +104,9 @@ impl Drop for Image {
     }
 }
 
+/// What is done with a tree at this place.
+type Act = (&'static str, fn(&Path));
+
 fn main() {
     let tree = scratch();
     trees::large_file(tree.path(), number("BENCH_LARGE_MB", 256) * 1_000_000);
@@ -127,7 +130,7 @@ fn main() {
     }
     rivals.push(Box::new(OnDisk(tree.path().to_owned())));
 
-    let acts: [(&str, fn(&Path)); 3] =
+    let acts: [Act; 3] =
         [("large file", read_large), ("every small file", read_small), ("find", find)];
     let mut table = Table::default();
     for rival in &mut rivals {
