@@ -130,8 +130,7 @@ fn main() {
     }
     rivals.push(Box::new(OnDisk(tree.path().to_owned())));
 
-    let acts: [Act; 3] =
-        [("large file", read_large), ("every small file", read_small), ("find", find)];
+    let acts: [Act; 3] = [("large file", read_large), ("every small file", read_small), ("find", find)];
     let mut table = Table::default();
     for rival in &mut rivals {
         rival.remount();

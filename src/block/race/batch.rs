@@ -149,20 +149,27 @@ impl<'a> Batch<'a> {
         if want.asks.iter().any(|ask| self.standings[ask.source].up) {
             return;
         }
-        if let Some(source) = want.next_down(&self.standings) {
-            let until = *want.forced_until.get_or_insert(now + FORCED);
-            self.later.push(Reverse((until, place)));
-            return self.queue(place, source, true);
-        }
-        if !want.asks.is_empty() || want.queued.is_some() {
+        if want.again_at.is_some_and(|at| at > now) {
             return;
+        }
+        if !want.may_come_again(&self.standings) {
+            if let Some(source) = want.next_down(&self.standings) {
+                let until = *want.forced_until.get_or_insert(now + FORCED);
+                self.later.push(Reverse((until, place)));
+                return self.queue(place, source, true);
+            }
+            if !want.asks.is_empty() || want.queued.is_some() {
+                return;
+            }
         }
         let (sources, reference) = (&self.race.sources, want.reference);
         match want.conclude(&self.standings, &self.alive, now, |s| sources[s].last_error(reference)) {
             Outcome::Again(at) => {
                 want.forced_until = None;
+                want.again_at = Some(at);
                 self.later.push(Reverse((at, place)));
             }
+            Outcome::Wait => {}
             Outcome::Failed(failures) => {
                 self.answer(place, Err(all_failed(reference, &self.race.name, failures)));
             }

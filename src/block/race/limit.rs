@@ -1,6 +1,6 @@
 //! How many requests a source across a network is to have in flight: enough to fill the link, and no long queue in front of it.
 //!
-//! What fills a link is its rate times its shortest latency, as in TCP BBR (Cardwell and others, 2016). Both are measured round by
+//! What fills a link is its rate times its latency without a queue, as in TCP BBR (Cardwell and others, 2016). Both are measured round by
 //! round; twice their product is allowed, because requests come in bursts, so a foreground read waits behind one latency of
 //! queue at the most. At first the number doubles, round by round, while that brings more.
 
@@ -22,7 +22,12 @@ const GROWTH: f64 = 1.25;
 /// So many rounds without such growth end the doubling: one may have had bad luck.
 const PATIENCE: usize = 2;
 /// Rounds whose best rate counts. A source that became slower is known as such after them.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 4;
+/// The latency without a queue is taken from one in so many answers of a round, the fastest: a server has some blocks in memory,
+/// and those that come at once say nothing about the way of the others.
+const FASTEST: usize = 4;
+/// Answers that a round has at the least, so that a fourth of them is more than chance.
+const ENOUGH: usize = 12;
 /// The shortest latency is believed for so long; then the queue is let run dry once to see it anew. The route may have changed.
 const BELIEVED: Duration = Duration::from_secs(15);
 
@@ -50,16 +55,15 @@ pub struct Limit {
 struct Round {
     begun: Instant,
     answers: usize,
-    /// Answers to requests that were made in this round, and the fastest of them.
-    own: usize,
-    shortest: Option<Duration>,
+    /// Latencies of requests that were made in this round.
+    own: Vec<Duration>,
     /// Whether somebody had to wait: a limit that is not reached is not to be judged.
     pressed: bool,
 }
 
 impl Round {
     fn new(begun: Instant) -> Self {
-        Round { begun, answers: 0, own: 0, shortest: None, pressed: false }
+        Round { begun, answers: 0, own: Vec::new(), pressed: false }
     }
 }
 
@@ -92,20 +96,13 @@ impl Limit {
 
     /// A block that was asked for at `asked` came.
     pub fn came(&mut self, asked: Instant, now: Instant) {
-        let latency = now - asked;
-        let shortest = *self.shortest.get_or_insert(latency);
-        if latency <= shortest.mul_f64(1.05) {
-            self.confirmed = now;
-            self.shortest = Some(shortest.min(latency));
-        }
         let round = &mut self.round;
         round.answers += 1;
         if asked >= round.begun {
-            round.own += 1;
-            round.shortest = Some(round.shortest.map_or(latency, |shortest| shortest.min(latency)));
+            round.own.push(now - asked);
         }
-        // The first answers of a burst come together: a few more tell how fast they come.
-        if round.own >= (self.now / 2).clamp(LEAST / 2, 64) {
+        // Of what is in flight the fast answers come first: most must be there, or only those would be seen.
+        if round.own.len() >= (self.now * 3 / 4).max(ENOUGH) {
             self.judge(now);
         }
     }
@@ -125,14 +122,20 @@ impl Limit {
         let elapsed = (now - self.round.begun).max(Duration::from_micros(1));
         let rate = self.round.answers as f64 / elapsed.as_secs_f64();
         let (pressed, best) = (self.round.pressed, self.best());
+        let place = self.round.own.len() / FASTEST;
+        let fastest = *self.round.own.select_nth_unstable(place).1;
         if let Some(before) = self.draining.take() {
-            let shortest = self.round.shortest.or(self.shortest);
             // A longer way bears more in flight: it is found like a new one.
-            let longer = shortest > self.shortest.map(|known| known.mul_f64(GROWTH));
+            let longer = self.shortest.is_some_and(|known| fastest > known.mul_f64(GROWTH));
             self.starting = longer.then_some(0);
-            self.shortest = shortest;
+            self.shortest = Some(fastest);
             self.confirmed = now;
             return self.change(before, now);
+        }
+        let shortest = *self.shortest.get_or_insert(fastest);
+        if fastest <= shortest.mul_f64(1.05) {
+            self.confirmed = now;
+            self.shortest = Some(shortest.min(fastest));
         }
         // Of a round in which less was asked for than may be, only that it was faster says something.
         if pressed || rate > best {
@@ -247,8 +250,22 @@ mod tests {
         let mut link = Link::new();
         link.run(1.0, latency, rate);
         link.run(300.0, latency, rate);
-        assert!((8..=24).contains(&link.limit.get()), "{}", link.limit.get());
+        assert!((8..=32).contains(&link.limit.get()), "{}", link.limit.get());
         assert!(link.share(300.0, rate) > 0.95, "{}", link.share(300.0, rate));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_some_blocks_in_memory_is_asked_for_as_much() {
+        let mut limit = Limit::new(256, Instant::now());
+        for round in 0..200 {
+            let asked = Instant::now();
+            limit.press();
+            tokio::time::advance(Duration::from_millis(1)).await;
+            (0..limit.get() / 10).for_each(|_| limit.came(asked, Instant::now()));
+            tokio::time::advance(Duration::from_millis(39)).await;
+            (0..limit.get() * 9 / 10).for_each(|_| limit.came(asked, Instant::now()));
+            assert!(round < 20 || limit.get() > 100, "{} in round {round}", limit.get());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,7 +275,7 @@ mod tests {
         link.run(30.0, 0.050, 125e6);
         link.run(5.0, 0.050, 125e6);
         assert!(link.share(5.0, 125e6) > 0.9, "{}", link.share(5.0, 125e6));
-        link.run(10.0, 0.050, 10e6);
+        link.run(15.0, 0.050, 10e6);
         assert!(link.limit.get() < 40, "{}", link.limit.get());
     }
 

@@ -188,6 +188,7 @@ impl Source {
             state.health.fall(now);
             state.failed += 1;
             let after = now - state.quiet_since;
+            tracing::warn!("{} is passed over for a while: silent for {after:.1?}", self.name);
             state.last_error = Some(Error::TimedOut { reference, store: self.name.clone(), after });
             state.limit.cut(now, now);
             self.fit(&mut state);
@@ -297,7 +298,12 @@ impl Source {
             Err(error) => {
                 state.failed += 1;
                 state.last_error = Some(error.clone());
+                let was_up = state.health.is_up();
                 state.health.bad(asked, error, now);
+                // Once for each fall; a lie is worth a word at any time, and cannot come often from one that is up.
+                if was_up && (!state.health.is_up() || matches!(error, Error::Corrupt { .. })) {
+                    tracing::warn!("a source fails: {error}");
+                }
                 if error.is_transient() {
                     state.limit.cut(asked, now);
                 }

@@ -32,6 +32,8 @@ pub struct Want {
     pub queued: Option<usize>,
     /// Nobody better being left, a source that cools down is asked, until then.
     pub forced_until: Option<Instant>,
+    /// When its next round begins, if one was set.
+    pub again_at: Option<Instant>,
     /// A bit for each source that is not to be asked before the others.
     pub unlikely: u64,
     failures: Vec<Failure>,
@@ -76,6 +78,8 @@ impl Failure {
 pub enum Outcome {
     /// Begin anew then.
     Again(Instant),
+    /// Only a source that cools down may still answer.
+    Wait,
     Failed(Vec<Error>),
 }
 
@@ -88,6 +92,7 @@ impl Want {
             asks: Vec::new(),
             queued: None,
             forced_until: None,
+            again_at: None,
             unlikely: 0,
             failures: Vec::new(),
             round: 0,
@@ -140,13 +145,23 @@ impl Want {
         self.next_up(standings).filter(|source| self.is_likely(*source))
     }
 
-    /// The best source left that cools down, unless it asked to be left alone.
+    /// The best source left that cools down, unless it asked to be left alone: first of those that were well lately.
     pub fn next_down(&self, standings: &[Standing]) -> Option<usize> {
-        (0..standings.len())
-            .find(|&source| !standings[source].up && standings[source].held.is_none() && self.is_left(source))
+        let left = |source: &usize| {
+            !standings[*source].up && standings[*source].held.is_none() && self.is_left(*source)
+        };
+        let mut sources = (0..standings.len()).filter(left);
+        sources.clone().find(|source| standings[*source].alive).or_else(|| sources.next())
     }
 
-    /// Every source was asked in this round, and none is left under way.
+    /// Whether a source that is well, or was lately, failed by accident in this round: a new round is more likely to help than
+    /// the others.
+    pub fn may_come_again(&self, standings: &[Standing]) -> bool {
+        let hopeful = |f: &Failure| f.round == self.round && standings[f.source].alive && f.may_pass();
+        self.failures.iter().any(hopeful)
+    }
+
+    /// Every source that is up was asked in this round and failed.
     pub fn conclude(
         &mut self,
         standings: &[Standing],
@@ -170,6 +185,9 @@ impl Want {
         if let Some(again) = again.map(|from| from + pause).filter(|again| *again <= end) {
             self.round += 1;
             return Outcome::Again(again);
+        }
+        if !self.asks.is_empty() || self.queued.is_some() {
+            return Outcome::Wait;
         }
         // A source that was left alone has no failure of this block; its last one tells why.
         let unasked = (0..standings.len())

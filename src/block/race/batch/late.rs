@@ -66,7 +66,8 @@ impl<'a> Batch<'a> {
         if want.settled {
             return;
         }
-        if want.asks.is_empty() && want.queued.is_none() {
+        let again = want.again_at.take_if(|at| *at <= now).is_some();
+        if again || want.asks.is_empty() && want.queued.is_none() {
             return self.advance(place, now);
         }
         let down = |source: usize| !self.standings[source].up;

@@ -19,6 +19,17 @@ async fn a_silent_first_source_costs_a_second_once_and_then_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_stumbles_is_asked_again_whoever_else_is_silent() {
+    let ([first, second], race) = far().await;
+    first.is(Mood::Silent);
+    second.is(Mood::Hiccuping);
+    for number in 0..5 {
+        let cost = get(&race, number).await;
+        assert!(cost <= Duration::from_secs(2), "{cost:?} for block {number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_known_source_that_falls_silent_is_left_sooner() {
     let ([first, _second], race) = far().await;
     get_all(&race, 0..200).await;

@@ -25,6 +25,8 @@ pub enum Mood {
     Busy(Option<Duration>),
     /// No answer comes within so long, and then a time-out.
     TimingOut(Duration),
+    /// Every other request fails, after its latency.
+    Hiccuping,
 }
 
 #[derive(Debug)]
@@ -154,6 +156,12 @@ impl BlockStore for Far {
             Mood::Busy(retry_after) => {
                 sleep(latency).await;
                 return Err(unavailable(retry_after));
+            }
+            Mood::Hiccuping => {
+                if number.is_multiple_of(2) {
+                    sleep(latency).await;
+                    return Err(unavailable(None));
+                }
             }
             Mood::TimingOut(after) => {
                 sleep(after).await;
