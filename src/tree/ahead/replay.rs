@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::PATIENCE;
 use super::profiles::Profiles;
@@ -44,34 +45,52 @@ pub(super) async fn replay(objects: Arc<Objects>, profile: Profile, most: u64) {
     tracing::debug!("replaying the startup profile of {name}: {bytes} bytes");
     // Decoded they are of use only if they are still there when they are read.
     let decode = bytes <= objects.frames.status().capacity as u64 / 2;
-    let opened = stream::iter(profile.into_steps()).map(|step| open(objects.clone(), step));
-    let reads = opened.buffered(OPENING).filter_map(std::future::ready).flat_map(|(object, reads)| {
-        let objects = objects.clone();
-        stream::iter(reads).map(move |range| fetch(objects.clone(), object.clone(), range, decode))
-    });
-    reads.buffer_unordered(READING).for_each(std::future::ready).await;
+    let replay =
+        Replay { objects, decode, opening: Semaphore::new(OPENING), reading: Semaphore::new(READING) };
+    // What is begun is polled until it ends: it may hold passes of the gate and requests that others wait for. Who comes
+    // first is let through first, so the order is kept but for what waits already.
+    let steps = stream::iter(profile.into_steps()).map(|step| replay.step(step));
+    steps.buffer_unordered(OPENING + READING).for_each(std::future::ready).await;
 }
 
-/// The object of a step, and what to fetch of it.
-async fn open(objects: Arc<Objects>, step: Step) -> Option<(Arc<Object>, Vec<Range<u64>>)> {
-    let deadline = Deadline::after(PATIENCE).ahead();
-    match objects.open_path(step.path.hash_part(), deadline).await {
-        Ok(found) => found.map(|(_, object)| (object, step.reads)),
-        Err(error) => {
-            tracing::debug!("replaying: {error}");
-            None
+/// A profile that is being replayed.
+struct Replay {
+    objects: Arc<Objects>,
+    decode: bool,
+    opening: Semaphore,
+    reading: Semaphore,
+}
+
+impl Replay {
+    /// Opens the object of a step, and fetches what was read of it.
+    async fn step(&self, step: Step) {
+        let Some(object) = self.open(&step.path).await else { return };
+        let reads = stream::iter(step.reads).map(|range| self.fetch(&object, range));
+        reads.buffer_unordered(READING).for_each(std::future::ready).await;
+    }
+
+    async fn open(&self, path: &StorePath) -> Option<Arc<Object>> {
+        let _permit = self.opening.acquire().await.expect("it is never closed");
+        let deadline = Deadline::after(PATIENCE).ahead();
+        match self.objects.open_path(path.hash_part(), deadline).await {
+            Ok(found) => found.map(|(_, object)| object),
+            Err(error) => {
+                tracing::debug!("replaying: {error}");
+                None
+            }
         }
     }
-}
 
-async fn fetch(objects: Arc<Objects>, object: Arc<Object>, range: Range<u64>, decode: bool) {
-    let deadline = Deadline::after(PATIENCE).ahead();
-    let range = range.start.min(object.nar_size())..range.end.min(object.nar_size());
-    let answer = match decode && object.is_seekable() {
-        true => object.fetch_range(range, &objects.frames, deadline, |_, _| ()).await,
-        false => object.warm(range, deadline).await,
-    };
-    if let Err(error) = answer {
-        tracing::debug!("replaying: {}: {error}", object.name());
+    async fn fetch(&self, object: &Object, range: Range<u64>) {
+        let _permit = self.reading.acquire().await.expect("it is never closed");
+        let deadline = Deadline::after(PATIENCE).ahead();
+        let range = range.start.min(object.nar_size())..range.end.min(object.nar_size());
+        let answer = match self.decode && object.is_seekable() {
+            true => object.fetch_range(range, &self.objects.frames, deadline, |_, _| ()).await,
+            false => object.warm(range, deadline).await,
+        };
+        if let Err(error) = answer {
+            tracing::debug!("replaying: {}: {error}", object.name());
+        }
     }
 }
