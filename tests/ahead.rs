@@ -376,7 +376,8 @@ async fn a_replay_of_many_paths_over_a_narrow_store_goes_on_and_keeps_nobody_wai
     stage.read(other, 100_000, 10).await;
     assert!(asked.elapsed() <= LATENCY * 2, "{:?}", asked.elapsed());
     stage.settle().await;
-    assert!(begun.elapsed() <= LATENCY * 400, "{:?}", begun.elapsed());
+    // 40 paths of 20 blocks, 14 at a time, and what opening them takes.
+    assert!(begun.elapsed() <= LATENCY * 200, "{:?}", begun.elapsed());
     let before = stage.counts.requests();
     for path in &paths[..40] {
         stage.read(stage.find(path, "large").await, 300_000, 4096).await;

@@ -246,25 +246,28 @@ impl Object {
 
     /// Brings the blocks of a range of the NAR into the block cache below, and decodes nothing.
     pub async fn warm(&self, range: Range<u64>, deadline: Deadline) -> Result<(), content::Error> {
-        let range = match &self.form {
-            Form::File | Form::Nar => range,
-            Form::Seekable(table) => {
-                let mut frames = table.frames_covering(range);
-                let Some(first) = frames.next() else { return Ok(()) };
-                first.compressed.start..frames.last().map_or(first.compressed.end, |last| last.compressed.end)
-            }
-        };
-        self.content.warm(range, deadline).await
+        self.content.warm(self.encoded(range), deadline).await
+    }
+
+    /// The bytes of the encoded object that hold a range of the NAR; empty where it has none of it.
+    fn encoded(&self, range: Range<u64>) -> Range<u64> {
+        let Form::Seekable(table) = &self.form else { return range };
+        let mut frames = table.frames_covering(range);
+        let Some(first) = frames.next() else { return 0..0 };
+        first.compressed.start..frames.last().map_or(first.compressed.end, |last| last.compressed.end)
+    }
+
+    /// The bytes of the encoded object that are fetched for a range of the NAR: whole blocks.
+    pub(super) fn blocks(&self, range: Range<u64>) -> Range<u64> {
+        let (range, block) = (self.encoded(range), self.capability().block_size.bytes() as u64);
+        let end = range.end.checked_next_multiple_of(block).unwrap_or(range.end);
+        range.start / block * block..end.min(self.content.length())
     }
 
     /// What comes with a range of the NAR, since it cannot be had without: whole frames, or blocks.
     pub fn unit(&self, range: Range<u64>) -> Range<u64> {
         match &self.form {
-            Form::File | Form::Nar => {
-                let block = self.capability().block_size.bytes() as u64;
-                let end = range.end.checked_next_multiple_of(block).unwrap_or(range.end);
-                range.start / block * block..end.min(self.content.length())
-            }
+            Form::File | Form::Nar => self.blocks(range),
             Form::Seekable(table) => {
                 let mut frames = table.frames_covering(range.clone()).map(|frame| frame.decompressed);
                 let Some(first) = frames.next() else { return range };
@@ -287,16 +290,7 @@ impl Object {
                 end = end.max(start + size);
             }
         }
-        let range = first.unwrap_or(end)..end;
-        match &self.form {
-            Form::Seekable(table) => {
-                let mut frames = table.frames_covering(range);
-                let Some(frame) = frames.next() else { return 0..0 };
-                let last = frames.last().map_or(frame.compressed.end, |last| last.compressed.end);
-                frame.compressed.start..last
-            }
-            Form::File | Form::Nar => range,
-        }
+        self.encoded(first.unwrap_or(end)..end)
     }
 
     /// Whether its archive is compressed in frames, which are kept decoded.

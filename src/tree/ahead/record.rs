@@ -128,11 +128,11 @@ impl Recorder {
 
 /// Ranges that do not touch each other, by their starts.
 #[derive(Debug, Default)]
-struct Ranges(BTreeMap<u64, u64>);
+pub(super) struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
     /// Adds a range; gives the parts of it that are new.
-    fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let (mut new, mut at) = (Vec::new(), range.start);
         let (mut start, mut end) = (range.start, range.end);
         let first = self.0.range(..=range.start).next_back().map_or(range.start, |(first, _)| *first);
