@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use erisfs::block::{BlockStore, Cache, Counted, Counts, Fault, Faulty};
+use erisfs::block::{self, Block, BlockStore, Cache, Counted, Counts, Fault, Faulty};
 use erisfs::content::{Content, Deadline, Fetch, Limits};
-use erisfs::eris::BlockSize;
-use erisfs::store::StorePath;
+use erisfs::eris::{BlockSize, Reference};
+use erisfs::store::{Profile, StorePath};
 use erisfs::tree::{Attr, Catalog, Catalogs, Closure, Inode, Settings, Tree};
 use noise::noise;
 use shelf::Shelf;
@@ -42,9 +42,17 @@ struct Stage {
 
 impl Stage {
     async fn new(shelf: &mut Shelf, settings: Settings) -> Self {
+        Self::before(shelf, settings, |store| store).await
+    }
+
+    async fn before(
+        shelf: &mut Shelf,
+        settings: Settings,
+        source: impl FnOnce(Arc<dyn BlockStore>) -> Arc<dyn BlockStore>,
+    ) -> Self {
         let catalog = shelf.catalog();
         let fault = Arc::new(Fault::new(shelf.blocks.clone()));
-        let counted = Arc::new(Counted::new(fault.clone() as Arc<dyn BlockStore>));
+        let counted = Arc::new(Counted::new(source(fault.clone())));
         let counts = counted.counts();
         let fetch = Fetch::new(Arc::new(Cache::new(counted, 64 << 20)), 1 << 20);
         let catalog = Catalog::open(fetch.clone(), catalog, soon()).await.unwrap();
@@ -93,6 +101,32 @@ impl Stage {
             }
         };
         timeout(Duration::from_secs(60), idle).await.expect("what was begun ends");
+    }
+}
+
+/// A store that bears so many requests at a time.
+#[derive(Debug)]
+struct Narrow(Arc<dyn BlockStore>, usize);
+
+#[async_trait::async_trait]
+impl BlockStore for Narrow {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    async fn get(&self, reference: &Reference) -> Result<Block, block::Error> {
+        self.0.get(reference).await
+    }
+    async fn has(&self, reference: &Reference) -> Result<bool, block::Error> {
+        self.0.has(reference).await
+    }
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), block::Error> {
+        self.0.put(reference, block).await
+    }
+    async fn sync(&self) -> Result<(), block::Error> {
+        self.0.sync().await
+    }
+    fn concurrency(&self) -> usize {
+        self.1
     }
 }
 
@@ -313,6 +347,42 @@ async fn a_start_with_a_profile_waits_much_less() {
         stage.tree.profiles().unwrap().save(&profile).unwrap();
     }
     assert!(took[1] * 3 <= took[0], "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_of_many_paths_over_a_narrow_store_goes_on_and_keeps_nobody_waiting() {
+    let (mut shelf, disk) = (Shelf::new(), TempDir::new().unwrap());
+    let paths: Vec<StorePath> = (0..41)
+        .map(|seed: u8| {
+            let bytes: Vec<u8> = noise(600_000).iter().map(|byte| byte ^ seed).collect();
+            fs::write(disk.path().join("large"), bytes).unwrap();
+            shelf.add(&format!("library-{seed}"), disk.path())
+        })
+        .collect();
+    let stage = Stage::before(&mut shelf, quiet(), |store| Arc::new(Narrow(store, 16))).await;
+    let other = stage.find(&paths[40], "large").await;
+    stage.slow();
+    let mut profile = Profile::new(paths[0].clone());
+    for path in &paths[..40] {
+        for number in 0..100 {
+            assert!(profile.add(path, Some(number * 6000..number * 6000 + 4096)));
+        }
+    }
+    let begun = Instant::now();
+    stage.tree.replay(profile);
+    sleep(LATENCY * 41 / 2).await;
+    assert!(stage.tree.status().in_flight.ahead > 0);
+    let asked = Instant::now();
+    stage.read(other, 100_000, 10).await;
+    assert!(asked.elapsed() <= LATENCY * 2, "{:?}", asked.elapsed());
+    stage.settle().await;
+    // 40 paths of 20 blocks, 14 at a time, and what opening them takes.
+    assert!(begun.elapsed() <= LATENCY * 200, "{:?}", begun.elapsed());
+    let before = stage.counts.requests();
+    for path in &paths[..40] {
+        stage.read(stage.find(path, "large").await, 300_000, 4096).await;
+    }
+    assert_eq!(stage.counts.requests(), before, "everything was there");
 }
 
 #[tokio::test]

@@ -63,6 +63,11 @@ impl Deadline {
     pub fn has_passed(&self) -> bool {
         Instant::now() >= self.at
     }
+
+    /// What `work` gives, unless the deadline passes before.
+    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.at, work).await.ok()
+    }
 }
 
 /// Why bytes of a content could not be had.

@@ -15,6 +15,7 @@ pub fn errno(error: &Error) -> Errno {
         | Error::Catalog { .. }
         | Error::NoBinding { .. }
         | Error::Urn { .. }
+        | Error::Overdue { .. }
         | Error::Object { .. } => Errno::EIO,
     }
 }

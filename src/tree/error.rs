@@ -56,6 +56,12 @@ pub enum Error {
         /// What is wrong with it.
         source: eris::ParseError,
     },
+    /// The deadline passed while the listing or the profile of an object was parsed, or waited to be.
+    #[error("{name}: its listing was not parsed before the deadline")]
+    Overdue {
+        /// The store path.
+        name: String,
+    },
     /// The content is not the archive that it should be.
     #[error("{name}: {fault}")]
     Object {
@@ -69,6 +75,6 @@ pub enum Error {
 impl Error {
     /// Whether it is that a deadline passed, and nothing else.
     pub fn is_overdue(&self) -> bool {
-        matches!(self, Error::Read { source: content::Error::TimedOut { .. }, .. })
+        matches!(self, Error::Overdue { .. } | Error::Read { source: content::Error::TimedOut { .. }, .. })
     }
 }

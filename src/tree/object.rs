@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::inode::MAX_NODES;
 use super::{Error, Facts};
@@ -32,6 +33,8 @@ const RUN: u64 = 512 * 1024;
 const RUN_FRAMES: usize = 16;
 /// Listings that are parsed at a time: a large one takes hundreds of MiB while it is.
 static PARSING: Semaphore = Semaphore::const_new(2);
+/// The same for what nobody waits for, apart so that it never stands before what somebody waits for.
+static PARSING_AHEAD: Semaphore = Semaphore::const_new(1);
 /// No announced size: contents of this many bytes are taken (8 EiB are the kernel's limit for a file).
 pub(super) const UNLIMITED: u64 = i64::MAX as u64;
 /// Memory of an entry of a seek table.
@@ -243,25 +246,28 @@ impl Object {
 
     /// Brings the blocks of a range of the NAR into the block cache below, and decodes nothing.
     pub async fn warm(&self, range: Range<u64>, deadline: Deadline) -> Result<(), content::Error> {
-        let range = match &self.form {
-            Form::File | Form::Nar => range,
-            Form::Seekable(table) => {
-                let mut frames = table.frames_covering(range);
-                let Some(first) = frames.next() else { return Ok(()) };
-                first.compressed.start..frames.last().map_or(first.compressed.end, |last| last.compressed.end)
-            }
-        };
-        self.content.warm(range, deadline).await
+        self.content.warm(self.encoded(range), deadline).await
+    }
+
+    /// The bytes of the encoded object that hold a range of the NAR; empty where it has none of it.
+    fn encoded(&self, range: Range<u64>) -> Range<u64> {
+        let Form::Seekable(table) = &self.form else { return range };
+        let mut frames = table.frames_covering(range);
+        let Some(first) = frames.next() else { return 0..0 };
+        first.compressed.start..frames.last().map_or(first.compressed.end, |last| last.compressed.end)
+    }
+
+    /// The bytes of the encoded object that are fetched for a range of the NAR: whole blocks.
+    pub(super) fn blocks(&self, range: Range<u64>) -> Range<u64> {
+        let (range, block) = (self.encoded(range), self.capability().block_size.bytes() as u64);
+        let end = range.end.checked_next_multiple_of(block).unwrap_or(range.end);
+        range.start / block * block..end.min(self.content.length())
     }
 
     /// What comes with a range of the NAR, since it cannot be had without: whole frames, or blocks.
     pub fn unit(&self, range: Range<u64>) -> Range<u64> {
         match &self.form {
-            Form::File | Form::Nar => {
-                let block = self.capability().block_size.bytes() as u64;
-                let end = range.end.checked_next_multiple_of(block).unwrap_or(range.end);
-                range.start / block * block..end.min(self.content.length())
-            }
+            Form::File | Form::Nar => self.blocks(range),
             Form::Seekable(table) => {
                 let mut frames = table.frames_covering(range.clone()).map(|frame| frame.decompressed);
                 let Some(first) = frames.next() else { return range };
@@ -284,16 +290,7 @@ impl Object {
                 end = end.max(start + size);
             }
         }
-        let range = first.unwrap_or(end)..end;
-        match &self.form {
-            Form::Seekable(table) => {
-                let mut frames = table.frames_covering(range);
-                let Some(frame) = frames.next() else { return 0..0 };
-                let last = frames.last().map_or(frame.compressed.end, |last| last.compressed.end);
-                frame.compressed.start..last
-            }
-            Form::File | Form::Nar => range,
-        }
+        self.encoded(first.unwrap_or(end)..end)
     }
 
     /// Whether its archive is compressed in frames, which are kept decoded.
@@ -461,19 +458,35 @@ impl Opening {
         let listing = match listing {
             None => self.walk(content, Some(&table)).await?,
             Some(packed) => {
-                let _permit = PARSING.acquire().await.expect("it is never closed");
-                // A large listing takes a while to parse; no other request should wait for that.
-                tokio::task::spawn_blocking(move || read_listing(&packed, nar_size))
-                    .await
-                    .expect("parsing does not panic")
-                    .map_err(|error| self.fault(error.into()))?
+                let listing = self.parse(move || read_listing(&packed, nar_size)).await?;
+                listing.map_err(|error| self.fault(error.into()))?
             }
         };
-        let profile = profile.and_then(|packed| read_profile(&packed)).and_then(|text| {
-            let parsed = Profile::parse(&text);
-            parsed.inspect_err(|error| tracing::debug!("{}: {error}", self.expected.name)).ok()
-        });
+        let profile = match profile {
+            None => None,
+            Some(packed) => {
+                let parsed =
+                    self.parse(move || read_profile(&packed).map(|text| Profile::parse(&text))).await?;
+                let log = |error: &_| tracing::debug!("{}: {error}", self.expected.name);
+                parsed.and_then(|parsed| parsed.inspect_err(log).ok())
+            }
+        };
         Ok((Form::Seekable(table), listing, profile))
+    }
+
+    /// Does what takes a while for a large object, so that no other request waits for it; till the deadline.
+    async fn parse<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let room = if self.deadline.is_ahead() { &PARSING_AHEAD } else { &PARSING };
+        let parsed = self.deadline.bound(async {
+            let permit = room.acquire().await.expect("it is never closed");
+            // It goes on when nobody waits any more, so the permit stays with it.
+            let work = move || {
+                let _permit = permit;
+                work()
+            };
+            spawn_blocking(work).await.expect("parsing does not panic")
+        });
+        parsed.await.ok_or_else(|| Error::Overdue { name: self.expected.name.clone() })
     }
 
     fn check_size(&self, found: u64) -> Result<(), Error> {

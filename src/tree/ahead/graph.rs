@@ -18,10 +18,15 @@ use crate::tree::Objects;
 use crate::tree::inode::Slot;
 use crate::tree::object::Object;
 
-/// Store paths that are opened for one program: 100 KB each, so 6 MB.
+/// Store paths that are opened for one program, and again for its libraries: 100 KB each, so 6 MB.
 const PATHS: usize = 64;
 /// Programs and libraries whose headers are looked at.
 const FILES: usize = 64;
+/// The longest name of a library, and the longest directory, that any file system has.
+const NAME: usize = 255;
+const DIRECTORY: usize = 4096;
+/// Places at which libraries are looked for, for one program: each of [`FILES`] in as many directories.
+const ATTEMPTS: usize = 4096;
 /// Objects that are opened at a time.
 const OPENING: usize = 16;
 /// Of a library the loader reads the tables at its start (symbols, relocations) and the data at its end.
@@ -81,14 +86,20 @@ async fn open(objects: Arc<Objects>, hash_part: HashPart, sweep: Teller) {
 /// Fetches the loader and the libraries that a program names, and those that they name.
 async fn libraries(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) {
     let mut files = VecDeque::from([(object.clone(), node)]);
-    let mut seen = HashSet::new();
+    let mut search = Search { objects, opened: HashSet::new(), attempts: ATTEMPTS };
+    let mut found = HashSet::new();
     while let Some((object, node)) = files.pop_front() {
-        let Some(paths) = named(objects, &object, node).await else { continue };
-        for path in paths {
-            if seen.len() == FILES || !seen.insert(path.clone()) {
+        let Some(named) = named(objects, &object, node).await else { continue };
+        for name in named.names {
+            if found.len() == FILES {
+                return;
+            }
+            // As the loader does it: a library that was found under a name is that library for all.
+            if found.contains(&name) {
                 continue;
             }
-            let Some((object, node)) = find(objects, &path).await else { continue };
+            let Some((object, node)) = search.find(&name, &named.directories).await else { continue };
+            found.insert(name);
             let Some((start, size)) = object.extent(node) else { continue };
             let (begin, last) = (START.min(size), size.saturating_sub(END));
             for range in [0..begin, last.max(begin)..size] {
@@ -103,33 +114,69 @@ async fn libraries(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) {
     }
 }
 
-/// The paths that the ELF file at `node` names: its loader, and each library in each directory of its run path.
-async fn named(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) -> Option<Vec<String>> {
+/// What an ELF file names: its loader by its path and libraries by their names, and where those are looked for.
+struct Named {
+    names: Vec<String>,
+    directories: Vec<String>,
+}
+
+/// What the ELF file at `node` names. What no file system could have is left out.
+async fn named(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) -> Option<Named> {
     let read = async |range: Range<u64>| -> Option<Bytes> {
         let length = range.end.checked_sub(range.start)?;
         object.read(node, range.start, length, &objects.frames, soon()).await.ok()
     };
     let program = Program::parse(&read(0..elf::HEADER).await?)?;
-    let mut paths = Vec::new();
+    let mut names = Vec::new();
     if let Some(range) = program.interpreter.clone() {
-        paths.extend(elf::string(&read(range).await?, 0).map(str::to_owned));
+        let loader = read(range).await?;
+        names.extend(elf::string(&loader, 0).filter(|path| path.len() <= DIRECTORY).map(str::to_owned));
     }
     let dynamic = program.dynamic(&read(program.dynamic.clone()?).await?)?;
     let strings = read(dynamic.strings.clone()).await?;
     let run_path = dynamic.run_path.and_then(|at| elf::string(&strings, at)).unwrap_or("");
-    for name in dynamic.needed.iter().filter_map(|&at| elf::string(&strings, at)) {
-        // Only one of the directories has it; the listing says which, without a fetch for each.
-        paths.extend(run_path.split(':').take(FILES).map(|directory| format!("{directory}/{name}")));
-    }
-    Some(paths)
+    let needed = dynamic.needed.iter().filter_map(|&at| elf::string(&strings, at));
+    names.extend(needed.filter(|name| name.len() <= NAME).map(str::to_owned));
+    let directories = run_path.split(':').filter(|directory| directory.len() <= DIRECTORY);
+    Some(Named { names, directories: directories.take(FILES).map(str::to_owned).collect() })
 }
 
-/// The file at an absolute path in the store directory, links within its store path followed.
-async fn find(objects: &Arc<Objects>, path: &str) -> Option<(Arc<Object>, NodeId)> {
-    let (store_path, rest) = objects.catalogs.store_dir()?.split(path).ok()?;
-    let (_, object) = objects.open_path(store_path.hash_part(), soon()).await.ok()??;
-    let node = resolve(object.listing(), rest.as_bytes())?;
-    Some((object, node))
+/// Looks for the libraries of one program.
+struct Search<'a> {
+    objects: &'a Arc<Objects>,
+    /// Store paths that were opened, at most [`PATHS`].
+    opened: HashSet<HashPart>,
+    /// Places that may still be looked at.
+    attempts: usize,
+}
+
+impl Search<'_> {
+    /// The first of `directories` that has it decides; the listing says that without a fetch for each. A name with a slash is a path.
+    async fn find(&mut self, name: &str, directories: &[String]) -> Option<(Arc<Object>, NodeId)> {
+        if name.contains('/') {
+            return self.at(name).await;
+        }
+        for directory in directories {
+            if let Some(found) = self.at(&format!("{directory}/{name}")).await {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// The file at an absolute path in the store directory, links within its store path followed.
+    async fn at(&mut self, path: &str) -> Option<(Arc<Object>, NodeId)> {
+        self.attempts = self.attempts.checked_sub(1)?;
+        let (store_path, rest) = self.objects.catalogs.store_dir()?.split(path).ok()?;
+        let hash_part = store_path.hash_part();
+        if self.opened.len() == PATHS && !self.opened.contains(&hash_part) {
+            return None;
+        }
+        self.opened.insert(hash_part);
+        let (_, object) = self.objects.open_path(hash_part, soon()).await.ok()??;
+        let node = resolve(object.listing(), rest.as_bytes())?;
+        Some((object, node))
+    }
 }
 
 /// A file by its path, where links to names beside them are followed.

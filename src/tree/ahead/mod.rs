@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::inode::Slot;
@@ -36,7 +37,7 @@ use sweep::{News, Sweeper};
 
 /// How long a fetch ahead may take: as long as its data is likely to be of use.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Profiles and graphs that are worked through at a time. A session starts programs one after the other.
+/// Profiles that are replayed at a time, and graphs that are followed. A session starts programs one after the other.
 const BACKGROUND: usize = 16;
 
 /// Fetches ahead for one tree. Dropped, it drops all that it was fetching.
@@ -50,7 +51,10 @@ pub(super) struct Ahead {
     closure: Closure,
     /// What was begun for each store path that was read.
     begun: Mutex<HashMap<Slot, Begun>>,
+    /// Each piece of it holds a permit of one of these two; slow graphs do not keep profiles out.
     background: Mutex<JoinSet<()>>,
+    replays: Arc<Semaphore>,
+    graphs: Arc<Semaphore>,
     /// What the profiles name that were replayed: it comes without a guess.
     profiled: Arc<Mutex<HashSet<HashPart>>>,
     sweep_bytes: u64,
@@ -83,6 +87,8 @@ impl Ahead {
             closure: settings.closure,
             begun: Mutex::default(),
             background: Mutex::default(),
+            replays: Arc::new(Semaphore::new(BACKGROUND)),
+            graphs: Arc::new(Semaphore::new(BACKGROUND)),
             profiled: Arc::default(),
             sweep_bytes: settings.sweep_bytes,
             sweeper: OnceLock::new(),
@@ -161,41 +167,48 @@ impl Ahead {
             graph: self.closure == Closure::Auto
                 && matches!(object.listing().kind(node), Kind::File { executable: true, .. }),
         };
-        let begun = {
+        let (begun, replay, graph) = {
             let mut all = self.begun.lock().expect("no panic while held");
             let entry = all.entry(slot).or_default();
             let begun = *entry;
-            *entry = Begun { replay: true, graph: begun.graph || wanted.graph };
-            begun
+            // Where there is no room now, a later read begins it.
+            let permit = |wanted: bool, room| wanted.then(|| permit(room)).flatten();
+            let replay = permit(wanted.replay && !begun.replay, &self.replays);
+            let graph = permit(wanted.graph && !begun.graph, &self.graphs);
+            *entry =
+                Begun { replay: begun.replay || replay.is_some(), graph: begun.graph || graph.is_some() };
+            (begun, replay, graph)
         };
         if let Some(sweeper) = self.sweeper.get()
             && begun.graph
         {
             sweeper.tell(News::File(slot, object.clone(), node));
         }
-        let (replay, graph) = (!begun.replay, wanted.graph && !begun.graph);
-        if !replay && !graph {
+        if replay.is_none() && graph.is_none() {
             return;
         }
         let Some(path) = self.objects.path(slot) else { return };
         let (objects, profiles, object) = (self.objects.clone(), self.profiles.clone(), object.clone());
         let (most, profiled) = (self.replay_bytes, self.profiled.clone());
-        let sweep = graph.then(|| self.sweeper.get_or_init(|| Sweeper::start(self.sweep_bytes)).teller());
+        let start = || Sweeper::start(self.sweep_bytes);
+        let graph = graph.map(|permit| (permit, self.sweeper.get_or_init(start).teller()));
         self.in_background(async move {
             let profile = match profiles {
                 Some(profiles) => replay::find(&profiles, &path, &object).await,
                 None => None,
             };
-            match (profile, sweep) {
+            match (profile, replay, graph) {
                 // It names what the graph can only guess at.
-                (Some(profile), _) if replay => {
+                (Some(profile), Some(_permit), graph) => {
+                    drop(graph);
                     profiled
                         .lock()
                         .expect("no panic while held")
                         .extend(profile.steps().iter().map(|step| step.path.hash_part()));
                     replay::replay(objects, profile, most).await;
                 }
-                (None, Some(sweep)) if !is_profiled(&profiled, &path) => {
+                (None, replay, Some((_permit, sweep))) if !is_profiled(&profiled, &path) => {
+                    drop(replay);
                     graph::warm(&objects, (slot, &path), &object, node, &sweep).await;
                 }
                 _ => {}
@@ -206,10 +219,12 @@ impl Ahead {
     fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut background = self.background.lock().expect("no panic while held");
         while background.try_join_next().is_some() {}
-        if background.len() < BACKGROUND {
-            background.spawn(work);
-        }
+        background.spawn(work);
     }
+}
+
+fn permit(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    room.clone().try_acquire_owned().ok()
 }
 
 fn is_profiled(profiled: &Mutex<HashSet<HashPart>>, path: &StorePath) -> bool {
@@ -217,11 +232,17 @@ fn is_profiled(profiled: &Mutex<HashSet<HashPart>>, path: &StorePath) -> bool {
 }
 
 impl super::Tree {
-    /// Fetches what `profile` names, in its order, in the background. Returns at once; inside a tokio runtime only.
+    /// Fetches what `profile` names, in its order, in the background. Returns at once; inside a tokio runtime only. Where as
+    /// many as may are under way, it is passed over.
     /// A profile of more than [`Settings::replay_bytes`] is passed over.
     pub fn replay(&self, profile: Profile) {
         let (objects, most) = (self.ahead.objects.clone(), self.ahead.replay_bytes);
-        self.ahead.in_background(replay::replay(objects, profile, most));
+        if let Some(permit) = permit(&self.ahead.replays) {
+            self.ahead.in_background(async move {
+                replay::replay(objects, profile, most).await;
+                drop(permit);
+            });
+        }
     }
 
     /// Begins to record what is opened and read: a startup profile for `path`, or else for what is read first. A recording

@@ -110,11 +110,8 @@ impl Pieces {
                 };
                 for part in parts(from..to, file.clone()) {
                     let inode = Inode::new(self.slot, node);
-                    self.pusher.push(Pushed {
-                        inode,
-                        offset: part.start,
-                        bytes: slice(part.start, part.end),
-                    });
+                    let piece = apart(slice(part.start, part.end), bytes.len());
+                    self.pusher.push(Pushed { inode, offset: part.start, bytes: piece });
                 }
                 if file.end > end {
                     done = (file.start + to).clamp(start, end);
@@ -126,6 +123,11 @@ impl Pieces {
         self.held.extend_from_slice(&bytes[(done - start) as usize..]);
         self.start = done;
     }
+}
+
+/// A slice of a buffer of so many bytes, copied where it is much smaller: waiting, it would keep the whole buffer.
+fn apart(slice: Bytes, buffer: usize) -> Bytes {
+    if slice.len().saturating_mul(4) < buffer { Bytes::copy_from_slice(&slice) } else { slice }
 }
 
 /// What of `range` of a file that lies at `file` in the NAR is pushed.
@@ -152,6 +154,16 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_small_slice_does_not_keep_its_buffer() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        for (length, copied) in [(4096, true), (512 << 10, false)] {
+            let piece = apart(buffer.slice(..length), buffer.len());
+            assert!(piece == buffer[..length]);
+            assert_eq!(piece.as_ptr() != buffer.as_ptr(), copied);
+        }
+    }
 
     #[test]
     fn of_a_large_file_one_read_in_eight_is_left_to_the_kernel() {

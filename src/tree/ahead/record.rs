@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::store::{HashPart, Profile, StorePath};
 
 /// Store paths that may be opened before the first read: whoever lists the whole store starts nothing.
 const MAX_OPENED: usize = 1024;
+/// A recording that nobody stops ends when nothing new was read for so long: no start-up takes longer.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// A recording that may be under way.
 #[derive(Debug, Default)]
@@ -18,7 +22,7 @@ pub(super) struct Recorder {
     recording: Mutex<Option<Recording>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recording {
     /// The path that it is for, where one was named; else the first that is read.
     path: Option<StorePath>,
@@ -27,8 +31,15 @@ struct Recording {
     profile: Option<Profile>,
     opened: HashSet<HashPart>,
     read: HashMap<HashPart, Ranges>,
-    /// When something was read that had not been read before.
+    /// When it began, and when something was read that had not been read before.
+    begun: Instant,
     last: Option<Instant>,
+}
+
+impl Recording {
+    fn is_forgotten(&self) -> bool {
+        self.last.unwrap_or(self.begun).elapsed() >= FORGOTTEN
+    }
 }
 
 impl Recorder {
@@ -38,14 +49,24 @@ impl Recorder {
     }
 
     pub(super) fn start(&self, path: Option<StorePath>) {
-        let recording = Recording { path, ..Recording::default() };
-        *self.recording.lock().expect("no panic while held") = Some(recording);
+        let recording = Recording {
+            path,
+            before: Vec::new(),
+            profile: None,
+            opened: HashSet::new(),
+            read: HashMap::new(),
+            begun: Instant::now(),
+            last: None,
+        };
+        let mut current = self.recording.lock().expect("no panic while held");
+        *current = Some(recording);
         self.on.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn stop(&self) -> Option<Profile> {
+        let mut recording = self.recording.lock().expect("no panic while held");
         self.on.store(false, Ordering::Relaxed);
-        self.recording.lock().expect("no panic while held").take()?.profile
+        recording.take()?.profile
     }
 
     pub(super) fn quiet(&self) -> Option<Duration> {
@@ -56,6 +77,9 @@ impl Recorder {
     pub(super) fn opened(&self, path: &StorePath) {
         let mut recording = self.recording.lock().expect("no panic while held");
         let Some(recording) = &mut *recording else { return };
+        if !self.is_on() || recording.is_forgotten() {
+            return self.end(recording);
+        }
         if recording.opened.contains(&path.hash_part()) {
             return;
         }
@@ -75,6 +99,9 @@ impl Recorder {
     pub(super) fn read(&self, path: &StorePath, range: Range<u64>) {
         let mut recording = self.recording.lock().expect("no panic while held");
         let Some(recording) = &mut *recording else { return };
+        if !self.is_on() || recording.is_forgotten() {
+            return self.end(recording);
+        }
         let profile = recording.profile.get_or_insert_with(|| {
             let mut profile = Profile::new(recording.path.clone().unwrap_or_else(|| path.clone()));
             for opened in recording.before.drain(..) {
@@ -87,19 +114,25 @@ impl Recorder {
             recording.last = Some(Instant::now());
             if !profile.add(path, Some(new)) {
                 // Full: what comes now is no start-up any more.
-                return;
+                return self.end(recording);
             }
         }
+    }
+
+    /// Takes note of nothing more; what was recorded is kept for whoever stops it.
+    fn end(&self, recording: &mut Recording) {
+        self.on.store(false, Ordering::Relaxed);
+        (recording.before, recording.opened, recording.read) = Default::default();
     }
 }
 
 /// Ranges that do not touch each other, by their starts.
 #[derive(Debug, Default)]
-struct Ranges(BTreeMap<u64, u64>);
+pub(super) struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
     /// Adds a range; gives the parts of it that are new.
-    fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let (mut new, mut at) = (Vec::new(), range.start);
         let (mut start, mut end) = (range.start, range.end);
         let first = self.0.range(..=range.start).next_back().map_or(range.start, |(first, _)| *first);
@@ -139,6 +172,30 @@ mod tests {
             range.for_each(|at| bytes[at as usize] = true);
         }
         assert!(ranges.0.len() < 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recording_that_nobody_stops_ends_and_keeps_what_it_has() {
+        let tool: StorePath = "00000000000000000000000000000000-tool".parse().unwrap();
+        let recorder = Recorder::default();
+        recorder.start(None);
+        recorder.read(&tool, 0..10);
+        tokio::time::sleep(FORGOTTEN - Duration::from_secs(1)).await;
+        recorder.read(&tool, 20..30);
+        assert!(recorder.is_on());
+        tokio::time::sleep(FORGOTTEN).await;
+        recorder.read(&tool, 40..50);
+        assert!(!recorder.is_on());
+        assert_eq!(recorder.stop().unwrap().bytes(), 20);
+
+        recorder.start(None);
+        for number in 0.. {
+            recorder.read(&tool, number * 2..number * 2 + 1);
+            if !recorder.is_on() {
+                break;
+            }
+        }
+        assert!(recorder.stop().unwrap().bytes() > 10_000);
     }
 
     #[test]
