@@ -10,10 +10,6 @@ use crate::config::Size;
 
 /// Where the cache is, below the user's cache directory.
 const FOLDER: &str = "erisfs/blocks";
-/// Where nothing else is said, the cache takes one part in so many of the file system.
-const PART: u64 = 10;
-/// And no more than this: a closure of a desktop twice over.
-const LARGEST: u64 = 20 << 30;
 
 /// Whether blocks are kept on disk, and where.
 #[derive(Debug, Args)]
@@ -39,10 +35,8 @@ impl DiskFlags {
     pub(super) fn settings(&self, session: &Session) -> Option<(PathBuf, DiskSettings)> {
         let wanted = &session.config.cache;
         let dir = directory(session, self.cache.as_deref())?;
-        let size = match self.cache_size.or(wanted.size) {
-            Some(size) => size.0,
-            None => total(&dir).map_or(LARGEST, |total| (total / PART).min(LARGEST)),
-        };
+        let usual = DiskSettings::for_dir(&dir);
+        let size = self.cache_size.or(wanted.size).map_or(usual.size, |size| size.0);
         let settings = DiskSettings { size, free_floor: wanted.free_floor.0 };
         (!self.no_cache && size > 0).then_some((dir, settings))
     }
@@ -59,10 +53,4 @@ pub(super) fn open_existing(session: &Session, flag: Option<&Path>) -> anyhow::R
     let dir = directory(session, flag);
     let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
     Ok(Disk::open_existing(&dir)?)
-}
-
-/// Bytes of the file system that holds `dir`, or will hold it.
-fn total(dir: &Path) -> Option<u64> {
-    let found = dir.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
-    found.f_blocks.checked_mul(found.f_frsize)
 }

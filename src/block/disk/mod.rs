@@ -90,12 +90,17 @@ impl DiskSettings {
     /// The smallest cache, in bytes.
     pub const MIN_SIZE: u64 = 8 << 20;
 
+    /// Where nothing else is said, the cache takes one part in so many of the file system.
+    const PART: u64 = 10;
+    /// And no more than this: a closure of a desktop twice over.
+    const LARGEST: u64 = 20 << 30;
+
     /// What suits most: 20 GiB or a tenth of the file system that `dir` is or will be on, whichever is less, and 1 GiB left free.
     pub fn for_dir(dir: &Path) -> Self {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let status = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
         let total = status.map_or(0, |status| status.f_blocks.saturating_mul(status.f_frsize));
-        Self { size: (total / 10).clamp(Self::MIN_SIZE, 20 << 30), free_floor: 1 << 30 }
+        Self { size: (total / Self::PART).clamp(Self::MIN_SIZE, Self::LARGEST), free_floor: 1 << 30 }
     }
 }
 
