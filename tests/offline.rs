@@ -65,7 +65,7 @@ impl Scene {
     }
 
     fn disk(&self) -> Disk {
-        Disk::open(self.cache.path(), DiskSettings { size: 64 << 20, free_floor: 0 }).unwrap()
+        Disk::open(self.cache.path(), DiskSettings { size: 64 << 20, free_floor: 0, resize: true }).unwrap()
     }
 
     fn offline(&self) -> Offline {
@@ -287,7 +287,7 @@ async fn what_does_not_fit_into_the_cache_is_refused_before_it_is_fetched() {
     fs::write(tree.path().join("large"), noise(9 << 20)).unwrap();
     let path = shelf.add("large", tree.path()).to_string();
     let (catalog, cache) = (shelf.catalog(), TempDir::new().unwrap());
-    let disk = Disk::open(cache.path(), DiskSettings { size: 8 << 20, free_floor: 0 }).unwrap();
+    let disk = Disk::open(cache.path(), DiskSettings { size: 8 << 20, free_floor: 0, resize: true }).unwrap();
     let counted = Arc::new(Counted::new(shelf.blocks.clone()));
     let offline = Offline::new(disk, vec![catalog], WAIT);
     let refused = offline.prefetch(counted.clone(), &texts(&[&path]), Order::default(), &Nobody).await;
@@ -310,7 +310,8 @@ async fn the_cache_serves_after_it_was_opened_anew() {
     let moved = TempDir::new().unwrap();
     // As if on another day: another process opens the same files.
     copy(scene.cache.path(), moved.path());
-    let disk = Disk::open(moved.path(), DiskSettings { size: 64 << 20, free_floor: 0 }).unwrap();
+    let disk =
+        Disk::open(moved.path(), DiskSettings { size: 64 << 20, free_floor: 0, resize: true }).unwrap();
     let offline = Offline::new(disk, vec![scene.catalog], WAIT);
     assert!(offline.check(&texts(&[&app]), true).await.unwrap().is_complete());
 }

@@ -17,7 +17,8 @@ pub(super) struct DiskFlags {
     /// Keep blocks in this directory [default: that of the config, else erisfs/blocks in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Bytes of the disk cache, such as 20G [default: that of the config, else a tenth of the file system, at most 20G]
+    /// Bytes of the disk cache, such as 20G [default: that of the config; else that of the cache, and for a new one a tenth of
+    /// the file system, at most 20G]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
     /// Keep no blocks on disk
@@ -36,8 +37,10 @@ impl DiskFlags {
         let wanted = &session.config.cache;
         let dir = directory(session, self.cache.as_deref())?;
         let usual = DiskSettings::for_dir(&dir);
-        let size = self.cache_size.or(wanted.size).map_or(usual.size, |size| size.0);
-        let settings = DiskSettings { size, free_floor: wanted.free_floor.0 };
+        // Only what somebody said changes the size of a cache that is there.
+        let said = self.cache_size.or(wanted.size);
+        let size = said.map_or(usual.size, |size| size.0);
+        let settings = DiskSettings { size, free_floor: wanted.free_floor.0, resize: said.is_some() };
         (!self.no_cache && size > 0).then_some((dir, settings))
     }
 }

@@ -153,7 +153,7 @@ mod tests {
         let counted = Counted::new(fault.clone());
         let counts = counted.counts();
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let settings = DiskSettings { size: 16 << 20, free_floor: 0 };
+        let settings = DiskSettings { size: 16 << 20, free_floor: 0, resize: true };
         let disk = Disk::open(folder.path(), settings).expect("a good size");
         Rig { cache: DiskCache::new(disk, Arc::new(counted)), fault, counts, references, _folder: folder }
     }

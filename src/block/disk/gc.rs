@@ -1,6 +1,6 @@
 //! Looking through the whole cache: counting, verifying, giving space back, moving to another size.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
     Collected, DiskError, Verified,
@@ -151,14 +151,15 @@ impl Shared {
     }
 
     /// Moves the cache to a file of another size: the pinned blocks first, then those used last, as many as there is room for in it
-    /// and on the file system. Meanwhile nothing is kept; reading goes on, and other processes change over when it is done.
-    pub(super) fn resize(&self, size: u64) -> Result<(), DiskError> {
-        self.size.store(size, Relaxed);
-        let moved = self.locked(PATIENCE, |locked| {
+    /// and on the file system. Refused if the pinned do not fit. Meanwhile nothing is kept; reading goes on, and other processes change
+    /// over when it is done.
+    pub(super) fn resize(&self, size: u64, patience: Duration) -> Result<(), DiskError> {
+        let moved = self.locked(patience, |locked| {
             let layout = Layout::of(size);
             if layout == *locked.slots.layout() {
                 return Ok(false);
             }
+            self.check_move(locked, &layout)?;
             let new = self.create(layout, locked.clock, locked.pins_generation.wrapping_add(1))?;
             if let Err(error) = self.carry_over(locked, &new) {
                 self.discard();

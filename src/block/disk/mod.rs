@@ -47,6 +47,8 @@ pub use report::{Collected, DiskStat, Pin, Verified};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long [`Disk::sync`] waits for what is queued: several times the patience with other writers.
 const DRAIN: Duration = Duration::from_secs(60);
+/// What a cache may take of the disk to be moved to another size while it is opened: a tenth of a second.
+const MOMENT: u64 = 64 << 20;
 
 /// How much the cache may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct DiskSettings {
     /// Bytes that are left free on the file system: with less, the cache takes nothing new and gives back what was used least
     /// recently.
     pub free_floor: u64,
+    /// Whether a cache that has another size is moved to this one. Without it the size is that of a cache that has to be made.
+    pub resize: bool,
 }
 
 /// What became of a block that was to be kept.
@@ -100,7 +104,11 @@ impl DiskSettings {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let status = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
         let total = status.map_or(0, |status| status.f_blocks.saturating_mul(status.f_frsize));
-        Self { size: (total / Self::PART).clamp(Self::MIN_SIZE, Self::LARGEST), free_floor: 1 << 30 }
+        Self {
+            size: (total / Self::PART).clamp(Self::MIN_SIZE, Self::LARGEST),
+            free_floor: 1 << 30,
+            resize: false,
+        }
     }
 }
 
@@ -108,19 +116,39 @@ impl Disk {
     /// Opens the cache in `dir`, which is made if need be. It takes a page of disk space until blocks come.
     ///
     /// A directory that cannot be used is no error: the cache then holds nothing and keeps nothing (read-through, as
-    /// [`stat`](Self::stat) tells) and tries again later. An error is only a size that is too small to be a cache. A cache of another
-    /// size is moved to this one in the background; if processes want different sizes, that of the last to open it holds.
+    /// [`stat`](Self::stat) tells) and tries again later. An error is only a size that is too small to be a cache.
+    ///
+    /// A cache of another size is moved to this one if the settings say so: at once if that is done in a moment, else in the
+    /// background by whoever reads from it for longer than a short command does, or by [`ready`](Self::ready). It stays as it is if
+    /// the pinned blocks would not fit. If processes want different sizes, that of the last to open it holds.
     pub fn open(dir: &Path, settings: DiskSettings) -> Result<Self, DiskError> {
         if settings.size < DiskSettings::MIN_SIZE {
             return Err(DiskError::TooSmall { size: settings.size });
         }
         let disk = Self::of(Shared::new(dir, settings, true));
-        disk.handle.shared.reopen();
-        let attached = disk.handle.shared.attached();
-        if attached.is_some_and(|it| it.is_writable() && *it.slots.layout() != Layout::of(settings.size)) {
-            disk.in_background(|shared| shared.queue.resize(settings.size));
+        let shared = &disk.handle.shared;
+        shared.reopen();
+        if settings.resize
+            && let Some(attached) = shared.attached().filter(|attached| attached.is_writable())
+            && *attached.slots.layout() != Layout::of(settings.size)
+        {
+            shared.want(settings.size);
+            if attached.slots.bytes_on_disk() <= MOMENT {
+                shared.settle(Duration::ZERO);
+            }
         }
         Ok(disk)
+    }
+
+    /// Waits until blocks can be kept: moves the cache to the size it was opened with, or waits while another process changes it, for
+    /// `patience` at most. For who would rather wait than lose blocks. A cache that cannot be written is not waited for.
+    pub fn ready(&self, patience: Duration) -> Result<(), DiskError> {
+        let shared = &self.handle.shared;
+        shared.settle(patience);
+        match shared.locked(patience, |_| Ok(())) {
+            Err(error @ DiskError::Busy { .. }) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the cache that is in `dir`, with the size that it has; an error if there is none.

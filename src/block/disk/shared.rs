@@ -24,6 +24,7 @@ use super::{
     pins::PinSet,
     queue::Queue,
     slots::Slots,
+    write::Told,
 };
 use crate::eris::Reference;
 
@@ -36,6 +37,9 @@ const LOCK: &str = "lock";
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a cache that failed is left alone. A full disk costs then one failed write in this time.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long a process has the cache open before it moves it to another size in the background. A short command is over by then, and
+/// would only begin.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How old the figure of the free space may be.
 const SPACE_AGE: Duration = Duration::from_secs(1);
 
@@ -53,8 +57,17 @@ pub(super) struct Shared {
     /// The time by which uses are stamped, as last seen.
     pub clock: AtomicU64,
     state: RwLock<State>,
+    wanted: Mutex<Option<Wanted>>,
     pins: Mutex<Option<KnownPins>>,
     space: Mutex<Option<Space>>,
+}
+
+/// Another size that the cache is to have.
+#[derive(Clone, Copy)]
+struct Wanted {
+    size: u64,
+    /// When the background thread goes about it.
+    due: Instant,
 }
 
 /// What was pinned in a cache at a generation of its pins.
@@ -117,6 +130,7 @@ impl Shared {
             queue: Queue::default(),
             clock: AtomicU64::new(0),
             state: RwLock::default(),
+            wanted: Mutex::default(),
             pins: Mutex::default(),
             space: Mutex::default(),
         }
@@ -259,6 +273,27 @@ impl Shared {
     pub(super) fn discard(&self) {
         // What stays is overwritten the next time.
         let _ = fs::remove_file(self.file(NEW_BLOCKS));
+    }
+
+    /// The cache is to have this size.
+    pub(super) fn want(&self, size: u64) {
+        *lock(&self.wanted) = Some(Wanted { size, due: Instant::now() + SETTLE });
+    }
+
+    /// Whether it is time to move the cache to another size.
+    pub(super) fn is_due(&self) -> bool {
+        lock(&self.wanted).is_some_and(|wanted| Instant::now() >= wanted.due)
+    }
+
+    /// Moves the cache to the size that is wanted, if it has another. It is tried again only if somebody else had the lock.
+    pub(super) fn settle(&self, patience: Duration) {
+        let Some(wanted) = *lock(&self.wanted) else { return };
+        match self.resize(wanted.size, patience) {
+            Err(DiskError::Busy { .. }) => return,
+            Err(error) => tracing::warn!("{}: the size stays as it is: {}", self.name, Told(&error)),
+            Ok(()) => {}
+        }
+        *lock(&self.wanted) = None;
     }
 
     /// Whether the open cache is still the one in the directory.

@@ -19,7 +19,7 @@ struct Rig {
 }
 
 fn settings(size: u64) -> DiskSettings {
-    DiskSettings { size, free_floor: 0 }
+    DiskSettings { size, free_floor: 0, resize: true }
 }
 
 fn rig() -> Rig {
@@ -376,13 +376,50 @@ fn another_size_keeps_what_was_used_last_and_others_change_over() {
 }
 
 #[test]
+fn only_who_says_so_changes_the_size_and_never_at_the_cost_of_pinned_blocks() {
+    let rig = rig();
+    let blocks = large(0..LARGE_SLOTS * 4 / 5);
+    rig.disk.put_many(&blocks);
+    rig.disk.pin("kept", &names(&blocks[..LARGE_SLOTS / 2])).expect("there is room");
+    for settings in [DiskSettings { resize: false, ..settings(4 * SIZE) }, settings(SIZE / 2)] {
+        let disk = Disk::open(&rig.dir(), settings).expect("a good size");
+        disk.ready(Duration::from_secs(60)).expect("nobody else has it");
+        assert_eq!((disk.stat().size, held(&disk, &blocks)), (SIZE, blocks.len()), "{settings:?}");
+    }
+    let error = rig.disk.handle.shared.resize(SIZE / 2, Duration::ZERO).expect_err("they do not fit");
+    assert!(
+        error.to_string().contains("\"kept\"") && error.to_string().contains(&SIZE.to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_large_cache_is_moved_by_who_waits_for_it_and_not_by_who_only_opens_it() {
+    let rig = rig();
+    let wide = SIZE * 2;
+    rig.disk.handle.shared.resize(wide, Duration::ZERO).expect("nobody else has it");
+    let blocks = large(0..LARGE_SLOTS * 3 / 2);
+    rig.disk.put_many(&blocks);
+    assert!(rig.disk.stat().on_disk > MOMENT);
+    let wider = || Disk::open(&rig.dir(), settings(2 * wide)).expect("a good size");
+    assert_eq!(wider().stat().size, wide);
+    let waiting = wider();
+    let held_by_other = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let other = held_by_other.take(Duration::ZERO).expect("a lock").expect("it is free");
+    assert!(matches!(waiting.ready(Duration::ZERO), Err(DiskError::Busy { .. })));
+    drop(other);
+    waiting.ready(Duration::from_secs(60)).expect("nobody else has it");
+    assert_eq!((waiting.stat().size, held(&waiting, &blocks)), (2 * wide, blocks.len()));
+}
+
+#[test]
 fn below_the_floor_nothing_new_is_taken_and_what_was_used_least_is_given_back() {
     let rig = rig();
     let blocks = large(0..LARGE_SLOTS);
     rig.disk.put_many(&blocks[..500]);
     rig.disk.pin("kept", &names(&blocks[..100])).expect("there is room");
     let before = rig.disk.stat().on_disk;
-    let floor = DiskSettings { size: SIZE, free_floor: u64::MAX };
+    let floor = DiskSettings { size: SIZE, free_floor: u64::MAX, resize: true };
     let poor = Disk::open(&rig.dir(), floor).expect("a good size");
     let stored = poor.put_many(&blocks[500..]);
     assert!(stored.iter().all(|stored| *stored == Stored::Dropped || poor.stat().evicted > 0));

@@ -154,6 +154,9 @@ impl Shared {
         if let Ok((clock, _)) = attached.slots.numbers() {
             self.clock.store(clock, Relaxed);
         }
+        if self.is_due() {
+            return self.settle(PATIENCE);
+        }
         if attached.is_writable() && self.space(&attached.slots) < 0 {
             match self.collect(None) {
                 Ok(collected) if collected.evicted > 0 => {
@@ -175,12 +178,6 @@ impl Shared {
     }
 
     fn work(&self, work: &Work) {
-        if let Some(size) = work.resize {
-            match self.resize(size) {
-                Ok(()) => {}
-                Err(error) => tracing::warn!("{}: the size stays as it is: {}", self.name, Told(&error)),
-            }
-        }
         if work.look {
             self.look();
         }
