@@ -30,7 +30,7 @@ use crate::eris::Reference;
 
 /// The file with all blocks.
 const BLOCKS: &str = "blocks";
-/// Under this name it is made. Only the holder of the lock touches it, so one name is enough and a leftover is overwritten.
+/// Under this name it is made. Only the holder of the lock touches it, so one name is enough and a leftover can be told.
 const NEW_BLOCKS: &str = "blocks.new";
 const LOCK: &str = "lock";
 /// How long the lock is waited for: many times what a batch of blocks takes to write, also to a slow disk.
@@ -214,6 +214,7 @@ impl Shared {
             Err(error) => return Err(self.failed("make", &self.file(LOCK), error)),
         };
         if let Some(slots) = self.open_slots(true)? {
+            self.sweep(&lock);
             return Ok(Attached { slots, lock: Some(lock) });
         }
         if !make {
@@ -267,6 +268,14 @@ impl Shared {
             self.discard();
             self.failed("replace", &path, error)
         })
+    }
+
+    /// Removes what a process left that was killed while it moved the cache. One that is still about it has the lock.
+    fn sweep(&self, lock: &Lock) {
+        let is_there = fs::symlink_metadata(self.file(NEW_BLOCKS)).is_ok();
+        if is_there && let Ok(Some(_held)) = lock.take(Duration::ZERO) {
+            self.discard();
+        }
     }
 
     /// Removes what [`create`](Self::create) made.

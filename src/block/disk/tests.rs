@@ -413,6 +413,20 @@ fn a_large_cache_is_moved_by_who_waits_for_it_and_not_by_who_only_opens_it() {
 }
 
 #[test]
+fn what_a_killed_process_left_of_a_move_is_removed_unless_it_is_still_about_it() {
+    let rig = rig();
+    let left = rig.dir().join("blocks.new");
+    fs::write(&left, "half of it").expect("a writable directory");
+    let lock = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let held_by_other = lock.take(Duration::ZERO).expect("a lock").expect("it is free");
+    rig.other();
+    assert!(left.exists());
+    drop(held_by_other);
+    rig.other();
+    assert!(!left.exists());
+}
+
+#[test]
 fn below_the_floor_nothing_new_is_taken_and_what_was_used_least_is_given_back() {
     let rig = rig();
     let blocks = large(0..LARGE_SLOTS);
