@@ -123,14 +123,15 @@ impl Stack {
         &self.memory
     }
 
-    /// Sources and caches as they are now. Reads the index of the disk cache: milliseconds.
+    /// Sources and caches as they are now; what the disk cache holds, as it was within the last second. To know that its index is
+    /// read: milliseconds.
     pub fn status(&self) -> StackStatus {
         StackStatus {
             sources: self.race.sources(),
             disk: self
                 .disk
                 .as_ref()
-                .map(|disk| DiskStatus { dir: disk.path().to_owned(), stat: disk.stat() }),
+                .map(|disk| DiskStatus { dir: disk.path().to_owned(), stat: disk.recent_stat() }),
             memory: self.memory.status(),
         }
     }

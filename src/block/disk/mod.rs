@@ -45,6 +45,8 @@ pub use report::{Collected, DiskStat, Pin, Verified};
 
 /// How often it is looked whether the directory still holds the cache that is open, and the file system has room.
 const LOOK: Duration = Duration::from_secs(1);
+/// How old the figures of [`Disk::recent_stat`] may be. Nobody plots finer.
+const RECENT: Duration = Duration::from_secs(1);
 /// How long [`Disk::sync`] waits for what is queued: several times the patience with other writers.
 const DRAIN: Duration = Duration::from_secs(60);
 /// What a cache may take of the disk to be moved to another size while it is opened: a tenth of a second.
@@ -88,6 +90,8 @@ struct Handle {
     opened: Instant,
     /// Milliseconds from then to the last look.
     looked: AtomicU64,
+    /// What the file held last, and when that was measured.
+    recent: Mutex<Option<(Instant, DiskStat)>>,
 }
 
 impl DiskSettings {
@@ -167,7 +171,8 @@ impl Disk {
 
     fn of(shared: Shared) -> Self {
         let (thread, opened, looked) = (Mutex::default(), Instant::now(), AtomicU64::new(0));
-        Self { handle: Arc::new(Handle { shared: Arc::new(shared), thread, opened, looked }) }
+        let (shared, recent) = (Arc::new(shared), Mutex::default());
+        Self { handle: Arc::new(Handle { shared, thread, opened, looked, recent }) }
     }
 
     /// The directory.
@@ -264,9 +269,47 @@ impl Disk {
     /// What the cache holds, and what this process had of it. Reads the whole index: some tens of milliseconds for a million
     /// blocks.
     pub fn stat(&self) -> DiskStat {
+        self.with_counts(self.measure())
+    }
+
+    /// As [`stat`](Self::stat), but what the cache holds may be a second old: however often and by how many it is asked for, the index
+    /// is read once in that time. May wait for another thread that reads it.
+    pub fn recent_stat(&self) -> DiskStat {
+        let mut recent = lock(&self.handle.recent);
+        let measured = match recent.take() {
+            Some((at, measured)) if at.elapsed() < RECENT => (at, measured),
+            _ => {
+                let measured = self.measure();
+                (Instant::now(), measured)
+            }
+        };
+        let measured = recent.insert(measured).1.clone();
+        drop(recent);
+        self.with_counts(measured)
+    }
+
+    /// What is in the file.
+    fn measure(&self) -> DiskStat {
+        let shared = &self.handle.shared;
+        let Some(attached) = shared.attached() else { return DiskStat::default() };
+        let layout = attached.slots.layout();
+        let pins = shared.current_pins(&attached);
+        let (used, pinned, bytes) = gc::count(&attached.slots, |it| pins.contains(it));
+        DiskStat {
+            slots: layout.slots(BlockSize::Large) + layout.slots(BlockSize::Small),
+            used,
+            pinned,
+            bytes,
+            on_disk: attached.slots.bytes_on_disk(),
+            free: attached.slots.free().unwrap_or(0),
+            ..DiskStat::default()
+        }
+    }
+
+    fn with_counts(&self, measured: DiskStat) -> DiskStat {
         let shared = &self.handle.shared;
         let counts = &shared.counts;
-        let mut stat = DiskStat {
+        DiskStat {
             size: shared.size.load(Relaxed),
             free_floor: shared.free_floor,
             hits: counts.hits.load(Relaxed),
@@ -276,17 +319,8 @@ impl Disk {
             evicted: counts.evicted.load(Relaxed),
             bad: counts.bad.load(Relaxed),
             read_through: shared.trouble(),
-            ..DiskStat::default()
-        };
-        if let Some(attached) = shared.attached() {
-            let layout = attached.slots.layout();
-            let pins = shared.current_pins(&attached);
-            stat.slots = layout.slots(BlockSize::Large) + layout.slots(BlockSize::Small);
-            (stat.used, stat.pinned, stat.bytes) = gc::count(&attached.slots, |it| pins.contains(it));
-            stat.on_disk = attached.slots.bytes_on_disk();
-            stat.free = attached.slots.free().unwrap_or(0);
+            ..measured
         }
-        stat
     }
 
     /// Reads and hashes everything, and drops what is bad. `progress` is told how many of how many slots are done.

@@ -197,6 +197,21 @@ fn position(rig: &Rig, reference: &Reference) -> u64 {
 }
 
 #[test]
+fn recent_figures_are_those_of_the_last_look_and_the_counts_are_new() {
+    let rig = rig();
+    rig.disk.put_many(&large(0..10));
+    assert_eq!(rig.disk.recent_stat().used, 10);
+    let measured = lock(&rig.disk.handle.recent).as_ref().expect("it was measured").0;
+    rig.disk.put_many(&large(10..15));
+    let stat = rig.disk.recent_stat();
+    let is_old = lock(&rig.disk.handle.recent).as_ref().expect("it was measured").0 == measured;
+    assert_eq!((stat.used, stat.writes), (if is_old { 10 } else { 15 }, 15));
+    lock(&rig.disk.handle.recent).as_mut().expect("it was measured").0 =
+        measured.checked_sub(RECENT).expect("a time");
+    assert_eq!(rig.disk.recent_stat().used, 15);
+}
+
+#[test]
 fn a_spoiled_block_is_a_miss_once_and_can_be_put_again() {
     let rig = rig();
     let blocks = large(0..100);
