@@ -1,6 +1,8 @@
 //! Looking through the whole cache: counting, verifying, giving space back, moving to another size.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use rustix::io::Errno;
 
 use super::{
     Collected, DiskError, Verified,
@@ -120,7 +122,13 @@ impl Shared {
     fn evict(&self, locked: &Locked<'_>, step: &[(Place, Word)], goal: u64) -> Result<Collected, DiskError> {
         let mut freed = Collected::default();
         let slots = locked.slots;
-        let failed = |error| self.failed("give back space of", &self.path, error);
+        let failed = |error: io::Error| {
+            let errno = Errno::from_io_error(&error);
+            if matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOSYS)) {
+                self.keeps_space.store(true, Relaxed);
+            }
+            self.failed("give back space of", &self.path, error)
+        };
         // The cache may have got another size since they were seen.
         for &(place, word) in step.iter().filter(|(place, _)| place.bucket < slots.layout().buckets()) {
             if freed.bytes >= goal {
@@ -132,16 +140,17 @@ impl Shared {
             if !is_same || page.reference(place.entry).is_none_or(|reference| locked.is_pinned(&reference)) {
                 continue;
             }
+            // Where no space can be given back, the block stays.
             match size_of(place.entry) {
                 BlockSize::Large => {
-                    slots.clear(place, Word::HOLE).map_err(failed)?;
                     slots.punch(place).map_err(failed)?;
+                    slots.clear(place, Word::HOLE).map_err(failed)?;
                 }
                 BlockSize::Small => {
-                    slots.clear(place, Word::EMPTY).map_err(failed)?;
                     if !page.blocks().any(|(entry, ..)| entry >= LARGE && entry != place.entry) {
                         slots.punch_small(place.bucket).map_err(failed)?;
                     }
+                    slots.clear(place, Word::EMPTY).map_err(failed)?;
                 }
             }
             freed.evicted += 1;

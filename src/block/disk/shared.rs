@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub queue: Queue,
     /// The time by which uses are stamped, as last seen.
     pub clock: AtomicU64,
+    /// Whether the file system was found to give no space back from within a file.
+    pub keeps_space: AtomicBool,
     state: RwLock<State>,
     wanted: Mutex<Option<Wanted>>,
     pins: Mutex<Option<KnownPins>>,
@@ -129,6 +131,7 @@ impl Shared {
             counts: Counts::default(),
             queue: Queue::default(),
             clock: AtomicU64::new(0),
+            keeps_space: AtomicBool::new(false),
             state: RwLock::default(),
             wanted: Mutex::default(),
             pins: Mutex::default(),

@@ -157,7 +157,8 @@ impl Shared {
         if self.is_due() {
             return self.settle(PATIENCE);
         }
-        if attached.is_writable() && self.space(&attached.slots) < 0 {
+        let can_give = attached.is_writable() && !self.keeps_space.load(Relaxed);
+        if can_give && self.space(&attached.slots) < 0 {
             match self.collect(None) {
                 Ok(collected) if collected.evicted > 0 => {
                     tracing::info!("{}: gave {} bytes back to the file system", self.name, collected.bytes);
