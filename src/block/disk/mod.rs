@@ -77,7 +77,7 @@ pub enum Stored {
 
 /// The disk cache of a directory. Clones share it; so do other processes that open the same directory.
 ///
-/// When the last clone is dropped, what is queued is still written.
+/// When the last clone is dropped, what is queued is still written, unless another process does not let go of the lock.
 #[derive(Clone)]
 pub struct Disk {
     handle: Arc<Handle>,

@@ -503,6 +503,21 @@ fn many_threads_and_openers_never_see_a_wrong_block() {
 }
 
 #[test]
+fn the_end_waits_for_a_lock_that_others_keep_only_once() {
+    let rig = rig();
+    let lock = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let _held_by_other = lock.take(Duration::ZERO).expect("a lock").expect("it is free");
+    // Sixteen batches, each of which would wait for two seconds.
+    for (reference, block) in large(0..1000) {
+        rig.disk.put_later(reference, block);
+    }
+    let start = Instant::now();
+    let Rig { folder: _folder, disk } = rig;
+    drop(disk);
+    assert!(start.elapsed() < 8 * shared::PATIENCE, "{:?}", start.elapsed());
+}
+
+#[test]
 fn what_is_queued_is_written_before_the_end_and_what_is_too_much_is_counted() {
     let rig = rig();
     let blocks = large(0..LARGE_SLOTS * 9 / 10);
