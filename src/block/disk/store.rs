@@ -61,7 +61,7 @@ impl Disk {
 
     /// The block, by a thread that may wait for the disk.
     pub(super) async fn wait(&self, reference: Reference) -> Option<Block> {
-        self.blocking(move |disk| disk.get(&reference)).await
+        self.blocking(move |disk| disk.get(&reference)).await.flatten()
     }
 
     /// The blocks, by threads that may wait for the disk.
@@ -71,29 +71,32 @@ impl Disk {
     ) -> impl Stream<Item = (Reference, Option<Block>)> + Send + use<'_> {
         let batches: Vec<Vec<Reference>> = references.chunks(BATCH).map(<[_]>::to_vec).collect();
         stream::iter(batches)
-            .map(move |batch| {
-                self.blocking(move |disk| {
-                    let blocks = disk.get_many(&batch);
-                    batch.into_iter().zip(blocks).collect::<Vec<_>>()
-                })
+            .map(async move |batch| {
+                let wanted = batch.clone();
+                let blocks = self.blocking(move |disk| disk.get_many(&wanted)).await;
+                let blocks = blocks.unwrap_or_else(|| vec![None; batch.len()]);
+                stream::iter(batch.into_iter().zip(blocks))
             })
             .buffer_unordered(BATCHES)
-            .flat_map(stream::iter)
+            .flatten()
     }
 
     /// Whether the index has the block.
     pub(super) async fn holds(&self, reference: Reference) -> bool {
         match self.handle.shared.has(&reference, Wait::No) {
             Ok(is_there) => is_there,
-            Err(_) => self.blocking(move |disk| disk.contains(&reference)).await,
+            Err(_) => self.blocking(move |disk| disk.contains(&reference)).await.unwrap_or(false),
         }
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Disk) -> T + Send + 'static) -> T {
+    /// Nothing if the runtime ends, which begins no such work any more: then nobody waits for the answer either.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Disk) -> T + Send + 'static) -> Option<T> {
         let disk = self.clone();
-        tokio::task::spawn_blocking(move || work(&disk))
-            .await
-            .expect("file access neither panics nor is aborted")
+        tokio::task::spawn_blocking(move || work(&disk)).await.ok()
+    }
+
+    fn ended(&self) -> Error {
+        self.unavailable(None, "the process ends".to_owned())
     }
 
     fn not_found(&self, reference: Reference) -> Error {
@@ -161,13 +164,13 @@ impl BlockStore for Disk {
     async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
         for batch in blocks.chunks(BATCH) {
             let batch = batch.to_vec();
-            self.blocking(move |disk| disk.put_checked(&batch)).await?;
+            self.blocking(move |disk| disk.put_checked(&batch)).await.ok_or_else(|| self.ended())??;
         }
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), Error> {
-        let synced: Result<(), DiskError> = self.blocking(Disk::sync).await;
+        let synced: Result<(), DiskError> = self.blocking(Disk::sync).await.ok_or_else(|| self.ended())?;
         synced.map_err(|error| self.unavailable(None, Told(&error).to_string()))
     }
 
