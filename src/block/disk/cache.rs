@@ -87,13 +87,13 @@ impl BlockStore for DiskCache {
     fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, Answer> {
         // Misses depart first, so that they travel while hits are read.
         let (near, absent) = self.disk.sort_out(references);
-        let here = self.disk.read_near(near).map(move |(hits, waiting)| {
-            let hits = hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
-            stream::iter(hits).chain(if waiting.is_empty() {
-                stream::empty().boxed()
-            } else {
-                self.wait_many(waiting)
-            })
+        let here = self.disk.read_near(near).map(move |near| {
+            let hits = near.hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
+            let waited = match near.waiting.is_empty() {
+                true => stream::empty().boxed(),
+                false => self.wait_many(near.waiting),
+            };
+            stream::iter(hits).chain(stream::select(self.fetch_many(near.absent), waited))
         });
         stream::select(self.fetch_many(absent), here.flatten_unordered(BATCHES)).boxed()
     }

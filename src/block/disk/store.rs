@@ -19,6 +19,16 @@ use crate::{
 /// Batches that wait for the disk at a time: enough to keep its queue filled, few enough to leave threads to others.
 pub(super) const BATCHES: usize = 8;
 
+/// What a look at a batch gives without waiting for the disk.
+#[derive(Default)]
+pub(super) struct Near {
+    pub hits: Vec<(Reference, Block)>,
+    /// Went between the look at the index and now; counted as misses.
+    pub absent: Vec<Reference>,
+    /// Only the disk can tell.
+    pub waiting: Vec<Reference>,
+}
+
 type Answer = (Reference, Result<Block, Error>);
 
 impl Disk {
@@ -36,26 +46,22 @@ impl Disk {
         (near, absent)
     }
 
-    /// Batch by batch, the blocks that are in the kernel's memory, and the references that must wait for the disk. Between two
-    /// batches others have their turn.
-    pub(super) fn read_near(
-        &self,
-        references: Vec<Reference>,
-    ) -> impl Stream<Item = (Vec<(Reference, Block)>, Vec<Reference>)> + Send + use<'_> {
+    /// Batch by batch, what is in the kernel's memory. Between two batches others have their turn.
+    pub(super) fn read_near(&self, references: Vec<Reference>) -> impl Stream<Item = Near> + Send + use<'_> {
         let batches: Vec<Vec<Reference>> = references.chunks(BATCH).map(<[_]>::to_vec).collect();
         stream::iter(batches.into_iter().enumerate()).then(async move |(number, batch)| {
             if number > 0 {
                 tokio::task::yield_now().await;
             }
-            let (mut hits, mut waiting) = (Vec::with_capacity(batch.len()), Vec::new());
+            let mut near = Near::default();
             for (reference, found) in batch.iter().zip(self.read(&batch, Wait::No)) {
                 match found {
-                    Found::Block(block) => hits.push((*reference, block)),
-                    // One that went between the look at the index and now is found missing there.
-                    Found::Miss | Found::WouldWait => waiting.push(*reference),
+                    Found::Block(block) => near.hits.push((*reference, block)),
+                    Found::Miss => near.absent.push(*reference),
+                    Found::WouldWait => near.waiting.push(*reference),
                 }
             }
-            (hits, waiting)
+            near
         })
     }
 
@@ -142,15 +148,15 @@ impl BlockStore for Disk {
 
     fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, Answer> {
         let (near, absent) = self.sort_out(references);
-        let absent = absent.into_iter().map(|reference| (reference, Err(self.not_found(reference))));
-        let near = self.read_near(near).map(move |(hits, waiting)| {
-            let hits = hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
+        let not_found = move |reference| (reference, Err(self.not_found(reference)));
+        let near = self.read_near(near).map(move |near| {
+            let hits = near.hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
             let waited = self
-                .wait_many(waiting)
+                .wait_many(near.waiting)
                 .map(move |(reference, block)| (reference, block.ok_or_else(|| self.not_found(reference))));
-            stream::iter(hits).chain(waited)
+            stream::iter(hits.chain(near.absent.into_iter().map(not_found))).chain(waited)
         });
-        stream::iter(absent).chain(near.flatten_unordered(BATCHES)).boxed()
+        stream::iter(absent.into_iter().map(not_found)).chain(near.flatten_unordered(BATCHES)).boxed()
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
