@@ -46,7 +46,7 @@ impl Store {
         let at = folder.join(kind);
         match kind {
             "slots" => {
-                let settings = DiskSettings { size: 72 << 30, free_floor: 0 };
+                let settings = DiskSettings { size: 72 << 30, free_floor: 0, resize: true };
                 Store::Slots(Disk::open(&at, settings).expect("a good size"))
             }
             "redb" => Store::Redb(Database::create(at).expect("a writable directory")),

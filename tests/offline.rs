@@ -8,6 +8,7 @@ mod shelf;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl Scene {
     }
 
     fn disk(&self) -> Disk {
-        Disk::open(self.cache.path(), DiskSettings { size: 64 << 20, free_floor: 0 }).unwrap()
+        Disk::open(self.cache.path(), DiskSettings { size: 64 << 20, free_floor: 0, resize: true }).unwrap()
     }
 
     fn offline(&self) -> Offline {
@@ -99,6 +100,21 @@ impl Scene {
             at = tree.lookup(at.inode, name.as_bytes(), soon()).await?.expect("it is there");
         }
         Ok(tree.read(at.inode, 0, at.size as u32, soon()).await?.to_vec())
+    }
+
+    /// The first leaf of a store path.
+    async fn leaf_of(&self, path: &StorePath) -> Reference {
+        let urn = &self.shelf.narinfo(path).eris()[0].urn;
+        let fetch = Fetch::new(self.shelf.blocks.clone(), 1 << 20);
+        let limits = Limits { length: u64::MAX, tail: 0 };
+        let content = Content::open(fetch, urn.parse().unwrap(), limits, soon()).await.unwrap();
+        let mut inventory = Arc::new(content).inventory(0..u64::MAX);
+        loop {
+            let batch = inventory.next(soon()).await.expect("it has leaves");
+            if let Some(leaf) = batch.leaves.first() {
+                return leaf.reference;
+            }
+        }
     }
 
     /// All blocks of a store path.
@@ -151,6 +167,39 @@ async fn what_is_here_is_not_asked_for_again() {
     let second = scene.prefetch_from(counted.clone(), &[&app], Order::default()).await;
     assert_eq!((second.blocks, counted.counts().requests()), (0, 0));
     assert!(second.report.is_complete());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_block_is_missing_and_is_brought_again() {
+    let scene = Scene::new();
+    let app = scene.app.to_string();
+    scene.prefetch(&[&app], Order::default()).await;
+    // A leaf of the store path, and the index goes on to name it: as after a power cut.
+    let leaf = scene.leaf_of(&scene.app).await;
+    let block = scene.shelf.blocks.get(&leaf).await.unwrap();
+    let path = scene.cache.path().join("blocks");
+    let mut file = fs::read(&path).unwrap();
+    let spoil = |file: &mut Vec<u8>| {
+        let at = file.windows(64).position(|bytes| *bytes == block[..64]).expect("it is kept");
+        file[at] ^= 1;
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(&file[at..at + 1], at as u64)
+            .unwrap();
+    };
+    spoil(&mut file);
+    assert!(scene.disk().contains(&leaf));
+    let report = scene.check(&[&app]).await;
+    assert_eq!((report.is_complete(), report.paths[0].missing_blocks), (false, 1));
+
+    let again = scene.prefetch(&[&app], Order::default()).await;
+    assert_eq!((again.blocks, again.report.is_complete()), (1, true));
+    // And where nobody looked before.
+    spoil(&mut fs::read(&path).unwrap());
+    let again = scene.prefetch(&[&app], Order::default()).await;
+    assert_eq!((again.blocks, again.report.is_complete()), (1, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +336,7 @@ async fn what_does_not_fit_into_the_cache_is_refused_before_it_is_fetched() {
     fs::write(tree.path().join("large"), noise(9 << 20)).unwrap();
     let path = shelf.add("large", tree.path()).to_string();
     let (catalog, cache) = (shelf.catalog(), TempDir::new().unwrap());
-    let disk = Disk::open(cache.path(), DiskSettings { size: 8 << 20, free_floor: 0 }).unwrap();
+    let disk = Disk::open(cache.path(), DiskSettings { size: 8 << 20, free_floor: 0, resize: true }).unwrap();
     let counted = Arc::new(Counted::new(shelf.blocks.clone()));
     let offline = Offline::new(disk, vec![catalog], WAIT);
     let refused = offline.prefetch(counted.clone(), &texts(&[&path]), Order::default(), &Nobody).await;
@@ -310,7 +359,8 @@ async fn the_cache_serves_after_it_was_opened_anew() {
     let moved = TempDir::new().unwrap();
     // As if on another day: another process opens the same files.
     copy(scene.cache.path(), moved.path());
-    let disk = Disk::open(moved.path(), DiskSettings { size: 64 << 20, free_floor: 0 }).unwrap();
+    let disk =
+        Disk::open(moved.path(), DiskSettings { size: 64 << 20, free_floor: 0, resize: true }).unwrap();
     let offline = Offline::new(disk, vec![scene.catalog], WAIT);
     assert!(offline.check(&texts(&[&app]), true).await.unwrap().is_complete());
 }

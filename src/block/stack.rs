@@ -123,14 +123,15 @@ impl Stack {
         &self.memory
     }
 
-    /// Sources and caches as they are now. Reads the index of the disk cache: milliseconds.
+    /// Sources and caches as they are now; what the disk cache holds, as it was within the last second. To know that its index is
+    /// read: milliseconds.
     pub fn status(&self) -> StackStatus {
         StackStatus {
             sources: self.race.sources(),
             disk: self
                 .disk
                 .as_ref()
-                .map(|disk| DiskStatus { dir: disk.path().to_owned(), stat: disk.stat() }),
+                .map(|disk| DiskStatus { dir: disk.path().to_owned(), stat: disk.recent_stat() }),
             memory: self.memory.status(),
         }
     }
@@ -209,7 +210,7 @@ mod tests {
     use crate::block::{Counted, Memory};
     use crate::eris::reference_of;
 
-    const DISK: DiskSettings = DiskSettings { size: DiskSettings::MIN_SIZE, free_floor: 0 };
+    const DISK: DiskSettings = DiskSettings { size: DiskSettings::MIN_SIZE, free_floor: 0, resize: true };
 
     /// A store with two blocks.
     async fn source() -> (Arc<Memory>, [Reference; 2]) {
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn a_cache_that_is_too_small_to_be_one_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0 }));
+        let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0, resize: true }));
         let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
         assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
     }

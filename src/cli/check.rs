@@ -8,6 +8,7 @@ use super::offline::{Local, absent_line, line, outcome};
 use super::{Session, print};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Every block is read and hashed: a gigabyte a second or so.")]
 pub(super) struct Check {
     #[command(flatten)]
     local: Local,

@@ -10,10 +10,6 @@ use crate::config::Size;
 
 /// Where the cache is, below the user's cache directory.
 const FOLDER: &str = "erisfs/blocks";
-/// Where nothing else is said, the cache takes one part in so many of the file system.
-const PART: u64 = 10;
-/// And no more than this: a closure of a desktop twice over.
-const LARGEST: u64 = 20 << 30;
 
 /// Whether blocks are kept on disk, and where.
 #[derive(Debug, Args)]
@@ -21,7 +17,8 @@ pub(super) struct DiskFlags {
     /// Keep blocks in this directory [default: that of the config, else erisfs/blocks in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Bytes of the disk cache, such as 20G [default: that of the config, else a tenth of the file system, at most 20G]
+    /// Bytes of the disk cache, such as 20G [default: that of the config; else that of the cache, and for a new one a tenth of
+    /// the file system, at most 20G]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
     /// Keep no blocks on disk
@@ -39,11 +36,11 @@ impl DiskFlags {
     pub(super) fn settings(&self, session: &Session) -> Option<(PathBuf, DiskSettings)> {
         let wanted = &session.config.cache;
         let dir = directory(session, self.cache.as_deref())?;
-        let size = match self.cache_size.or(wanted.size) {
-            Some(size) => size.0,
-            None => total(&dir).map_or(LARGEST, |total| (total / PART).min(LARGEST)),
-        };
-        let settings = DiskSettings { size, free_floor: wanted.free_floor.0 };
+        let usual = DiskSettings::for_dir(&dir);
+        // Only what somebody said changes the size of a cache that is there.
+        let said = self.cache_size.or(wanted.size);
+        let size = said.map_or(usual.size, |size| size.0);
+        let settings = DiskSettings { size, free_floor: wanted.free_floor.0, resize: said.is_some() };
         (!self.no_cache && size > 0).then_some((dir, settings))
     }
 }
@@ -59,10 +56,4 @@ pub(super) fn open_existing(session: &Session, flag: Option<&Path>) -> anyhow::R
     let dir = directory(session, flag);
     let dir = dir.ok_or_else(|| Usage("no cache directory: give --cache DIR, or set HOME".into()))?;
     Ok(Disk::open_existing(&dir)?)
-}
-
-/// Bytes of the file system that holds `dir`, or will hold it.
-fn total(dir: &Path) -> Option<u64> {
-    let found = dir.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
-    found.f_blocks.checked_mul(found.f_frsize)
 }

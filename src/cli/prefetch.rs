@@ -1,9 +1,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::disk::DiskFlags;
 use super::offline::{Local, absent_line, line, outcome};
@@ -14,6 +16,10 @@ use crate::offline::{Event, Observer, Order, Prefetched};
 
 /// How often the progress bar is drawn anew when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a cache is waited for that gets another size: a quarter of a terabyte on a fast disk, and a tenth of that on a slow one.
+const RESIZE: Duration = Duration::from_secs(600);
+/// So long nothing is said about it.
+const SILENT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Prefetch {
@@ -54,7 +60,13 @@ impl Bring {
         let mut signals = Signals::catch()?;
         let no_cache = || Usage("no disk cache to fetch into: it is turned off, or there is no HOME".into());
         let (dir, settings) = disk.settings(session).ok_or_else(no_cache)?;
-        let offline = self.local.open(session, Disk::open(&dir, settings)?)?;
+        let cache = Disk::open(&dir, settings)?;
+        let stopped = || anyhow!("stopped; what came is kept, and the same command goes on from there");
+        tokio::select! {
+            ready = ready(&cache) => ready?,
+            () = signals.any() => return Err(stopped()),
+        }
+        let offline = self.local.open(session, cache)?;
         let store = self.blocks.open(session)?;
         let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };
         let progress = Progress::start();
@@ -64,7 +76,7 @@ impl Bring {
             done = work => done,
             () = signals.any() => {
                 progress.bar.finish_and_clear();
-                return Err(anyhow!("stopped; what came is kept, and the same command goes on from there"));
+                return Err(stopped());
             }
         };
         progress.bar.finish_and_clear();
@@ -87,6 +99,20 @@ impl Bring {
         eprintln!("{}", summary(&done, started.elapsed()));
         outcome(&done.report)
     }
+}
+
+/// Waits while the cache gets another size: meanwhile it would keep nothing.
+async fn ready(cache: &Disk) -> anyhow::Result<()> {
+    let waiting = cache.clone();
+    let mut ready = spawn_blocking(move || waiting.ready(RESIZE));
+    let done = match timeout(SILENT, &mut ready).await {
+        Ok(done) => done,
+        Err(_) => {
+            eprintln!("waiting: the cache in {} gets another size", cache.path().display());
+            ready.await
+        }
+    };
+    Ok(done.context("the cache could not be waited for")??)
 }
 
 fn rate(text: &str) -> Result<Size, String> {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -38,16 +40,25 @@ pub fn peers(dir: &Path) -> Result<Vec<Peer>, Error> {
 }
 
 impl Peer {
-    /// Whether somebody listens. A socket at which nobody does is removed: its process was killed.
+    /// Whether somebody listens. The socket of a process that was killed is removed; one that starts up may have made its own and not
+    /// listen yet.
     fn is_alive(&self) -> bool {
         match std::os::unix::net::UnixStream::connect(&self.socket) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let _ = fs::remove_file(&self.socket);
+                if self.is_gone() {
+                    let _ = fs::remove_file(&self.socket);
+                }
                 false
             }
             Err(error) => error.kind() != io::ErrorKind::NotFound,
             Ok(_) => true,
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        // A number that no process can have is that of none.
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
     }
 
     /// Asks, and waits for the answer, but not for ever.

@@ -111,6 +111,11 @@ async fn a_socket_goes_with_its_process_or_is_removed_by_the_next_who_looks() {
     assert_eq!(peers(&sockets_in(&dir)).unwrap().len(), 1);
     assert!(!stale.exists());
     drop(control);
+    // One that this process made, and at which it does not listen (any more, or yet).
+    let own = sockets_in(&dir).join(format!("{}.sock", std::process::id()));
+    drop(UnixListener::bind(&own).unwrap());
+    assert!(peers(&sockets_in(&dir)).unwrap().is_empty() && own.exists());
+    std::fs::remove_file(&own).unwrap();
     assert_eq!(std::fs::read_dir(sockets_in(&dir)).unwrap().count(), 0);
     assert_eq!(peers(&sockets_in(&dir)).unwrap(), []);
 }

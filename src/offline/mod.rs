@@ -75,6 +75,8 @@ impl Offline {
 
     /// What of `paths`, and with `closure` of all that they refer to, is in the cache.
     ///
+    /// Every block is read and hashed, a gigabyte a second or so: what a power cut or a bad disk spoiled counts as missing.
+    ///
     /// A path is `HASH-NAME`, its hash part, a path below it, or any of these with the store directory in front.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::NODE_BYTES;
 use super::check::NO_FILE;
-use super::keep::{Keep, Source};
+use super::keep::{Keep, Source, here};
 use super::select::Item;
 use crate::block::{self, Disk};
 use crate::content::{self, Content, Deadline, Fetch, Inventory, Leaf, Limits};
@@ -221,8 +221,10 @@ impl Pull<'_> {
             for lost in batch.lost {
                 course.lose(number, lost.blocks, lost.error.into());
             }
-            for leaf in batch.leaves {
-                if self.disk.contains(&leaf.reference) {
+            let leaves: Vec<_> = batch.leaves.iter().map(|leaf| leaf.reference).collect();
+            let here = here(self.disk, &leaves).await;
+            for (leaf, is_here) in batch.leaves.into_iter().zip(here) {
+                if is_here {
                     course.observer.observe(Event::Here { bytes: leaf.bytes });
                     continue;
                 }

@@ -12,7 +12,7 @@ fn blocks() -> Vec<(Reference, Block)> {
 
 /// A cache with 50 blocks, five of them pinned as `a\u{1b}b`.
 fn cache(scratch: &Scratch) -> Disk {
-    let settings = DiskSettings { size: 16 << 20, free_floor: 0 };
+    let settings = DiskSettings { size: 16 << 20, free_floor: 0, resize: true };
     let disk = Disk::open(&scratch.at("cache"), settings).unwrap();
     let blocks = blocks();
     disk.put_many(&blocks);

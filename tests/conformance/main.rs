@@ -80,7 +80,7 @@ async fn on_disk(scheme: &str, name: &str) -> Subject {
 /// A disk cache in front of memory.
 async fn behind_disk() -> Subject {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let settings = DiskSettings { size: 64 << 20, free_floor: 0 };
+    let settings = DiskSettings { size: 64 << 20, free_floor: 0, resize: true };
     let disk = Disk::open(folder.path(), settings).expect("a good size");
     let mut subject = decorated(|inner| Arc::new(DiskCache::new(disk, inner))).await;
     subject.kept_alive = Box::new(folder);

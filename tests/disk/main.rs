@@ -23,7 +23,7 @@ const DIR: &str = "ERISFS_TEST_DISK_DIR";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn settings(size: u64) -> DiskSettings {
-    DiskSettings { size, free_floor: 0 }
+    DiskSettings { size, free_floor: 0, resize: true }
 }
 
 fn open(dir: &Path) -> Disk {
@@ -203,7 +203,7 @@ fn a_full_disk_is_no_error_and_what_is_there_is_read() {
 #[test]
 fn the_floor_of_free_space_is_kept() {
     let Some(small) = Small::new("32m") else { return };
-    let floor = DiskSettings { size: 64 << 20, free_floor: 16 << 20 };
+    let floor = DiskSettings { size: 64 << 20, free_floor: 16 << 20, resize: true };
     let disk = Disk::open(small.0.path(), floor).unwrap();
     let all = blocks(0..2000);
     for batch in all.chunks(64) {

@@ -63,6 +63,17 @@ pub enum DiskError {
         limit: u64,
     },
 
+    /// The pins would leave too little of a cache of another size for everything else.
+    #[error("the pinned blocks do not fit: from {from} bytes to {to}, with {pins}; unpin some first")]
+    PinsDoNotFit {
+        /// Which pins there are.
+        pins: String,
+        /// The size of the cache in bytes.
+        from: u64,
+        /// The size asked for.
+        to: u64,
+    },
+
     /// The system refused.
     #[error("cannot {doing} {path}", path = path.display())]
     Io {

@@ -1,6 +1,8 @@
 //! Looking through the whole cache: counting, verifying, giving space back, moving to another size.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{io, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use rustix::io::Errno;
 
 use super::{
     Collected, DiskError, Verified,
@@ -120,7 +122,13 @@ impl Shared {
     fn evict(&self, locked: &Locked<'_>, step: &[(Place, Word)], goal: u64) -> Result<Collected, DiskError> {
         let mut freed = Collected::default();
         let slots = locked.slots;
-        let failed = |error| self.failed("give back space of", &self.path, error);
+        let failed = |error: io::Error| {
+            let errno = Errno::from_io_error(&error);
+            if matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOSYS)) {
+                self.keeps_space.store(true, Relaxed);
+            }
+            self.failed("give back space of", &self.path, error)
+        };
         // The cache may have got another size since they were seen.
         for &(place, word) in step.iter().filter(|(place, _)| place.bucket < slots.layout().buckets()) {
             if freed.bytes >= goal {
@@ -132,16 +140,17 @@ impl Shared {
             if !is_same || page.reference(place.entry).is_none_or(|reference| locked.is_pinned(&reference)) {
                 continue;
             }
+            // Where no space can be given back, the block stays.
             match size_of(place.entry) {
                 BlockSize::Large => {
-                    slots.clear(place, Word::HOLE).map_err(failed)?;
                     slots.punch(place).map_err(failed)?;
+                    slots.clear(place, Word::HOLE).map_err(failed)?;
                 }
                 BlockSize::Small => {
-                    slots.clear(place, Word::EMPTY).map_err(failed)?;
                     if !page.blocks().any(|(entry, ..)| entry >= LARGE && entry != place.entry) {
                         slots.punch_small(place.bucket).map_err(failed)?;
                     }
+                    slots.clear(place, Word::EMPTY).map_err(failed)?;
                 }
             }
             freed.evicted += 1;
@@ -151,14 +160,15 @@ impl Shared {
     }
 
     /// Moves the cache to a file of another size: the pinned blocks first, then those used last, as many as there is room for in it
-    /// and on the file system. Meanwhile nothing is kept; reading goes on, and other processes change over when it is done.
-    pub(super) fn resize(&self, size: u64) -> Result<(), DiskError> {
-        self.size.store(size, Relaxed);
-        let moved = self.locked(PATIENCE, |locked| {
+    /// and on the file system. Refused if the pinned do not fit. Meanwhile nothing is kept; reading goes on, and other processes change
+    /// over when it is done.
+    pub(super) fn resize(&self, size: u64, patience: Duration) -> Result<(), DiskError> {
+        let moved = self.locked(patience, |locked| {
             let layout = Layout::of(size);
             if layout == *locked.slots.layout() {
                 return Ok(false);
             }
+            self.check_move(locked, &layout)?;
             let new = self.create(layout, locked.clock, locked.pins_generation.wrapping_add(1))?;
             if let Err(error) = self.carry_over(locked, &new) {
                 self.discard();

@@ -45,8 +45,12 @@ pub use report::{Collected, DiskStat, Pin, Verified};
 
 /// How often it is looked whether the directory still holds the cache that is open, and the file system has room.
 const LOOK: Duration = Duration::from_secs(1);
+/// How old the figures of [`Disk::recent_stat`] may be. Nobody plots finer.
+const RECENT: Duration = Duration::from_secs(1);
 /// How long [`Disk::sync`] waits for what is queued: several times the patience with other writers.
 const DRAIN: Duration = Duration::from_secs(60);
+/// What a cache may take of the disk to be moved to another size while it is opened: a tenth of a second.
+const MOMENT: u64 = 64 << 20;
 
 /// How much the cache may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub struct DiskSettings {
     /// Bytes that are left free on the file system: with less, the cache takes nothing new and gives back what was used least
     /// recently.
     pub free_floor: u64,
+    /// Whether a cache that has another size is moved to this one. Without it the size is that of a cache that has to be made.
+    pub resize: bool,
 }
 
 /// What became of a block that was to be kept.
@@ -71,7 +77,7 @@ pub enum Stored {
 
 /// The disk cache of a directory. Clones share it; so do other processes that open the same directory.
 ///
-/// When the last clone is dropped, what is queued is still written.
+/// When the last clone is dropped, what is queued is still written, unless another process does not let go of the lock.
 #[derive(Clone)]
 pub struct Disk {
     handle: Arc<Handle>,
@@ -84,18 +90,29 @@ struct Handle {
     opened: Instant,
     /// Milliseconds from then to the last look.
     looked: AtomicU64,
+    /// What the file held last, and when that was measured.
+    recent: Mutex<Option<(Instant, DiskStat)>>,
 }
 
 impl DiskSettings {
     /// The smallest cache, in bytes.
     pub const MIN_SIZE: u64 = 8 << 20;
 
+    /// Where nothing else is said, the cache takes one part in so many of the file system.
+    const PART: u64 = 10;
+    /// And no more than this: a closure of a desktop twice over.
+    const LARGEST: u64 = 20 << 30;
+
     /// What suits most: 20 GiB or a tenth of the file system that `dir` is or will be on, whichever is less, and 1 GiB left free.
     pub fn for_dir(dir: &Path) -> Self {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let status = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
         let total = status.map_or(0, |status| status.f_blocks.saturating_mul(status.f_frsize));
-        Self { size: (total / 10).clamp(Self::MIN_SIZE, 20 << 30), free_floor: 1 << 30 }
+        Self {
+            size: (total / Self::PART).clamp(Self::MIN_SIZE, Self::LARGEST),
+            free_floor: 1 << 30,
+            resize: false,
+        }
     }
 }
 
@@ -103,19 +120,39 @@ impl Disk {
     /// Opens the cache in `dir`, which is made if need be. It takes a page of disk space until blocks come.
     ///
     /// A directory that cannot be used is no error: the cache then holds nothing and keeps nothing (read-through, as
-    /// [`stat`](Self::stat) tells) and tries again later. An error is only a size that is too small to be a cache. A cache of another
-    /// size is moved to this one in the background; if processes want different sizes, that of the last to open it holds.
+    /// [`stat`](Self::stat) tells) and tries again later. An error is only a size that is too small to be a cache.
+    ///
+    /// A cache of another size is moved to this one if the settings say so: at once if that is done in a moment, else in the
+    /// background by whoever reads from it for longer than a short command does, or by [`ready`](Self::ready). It stays as it is if
+    /// the pinned blocks would not fit. If processes want different sizes, that of the last to open it holds.
     pub fn open(dir: &Path, settings: DiskSettings) -> Result<Self, DiskError> {
         if settings.size < DiskSettings::MIN_SIZE {
             return Err(DiskError::TooSmall { size: settings.size });
         }
         let disk = Self::of(Shared::new(dir, settings, true));
-        disk.handle.shared.reopen();
-        let attached = disk.handle.shared.attached();
-        if attached.is_some_and(|it| it.is_writable() && *it.slots.layout() != Layout::of(settings.size)) {
-            disk.in_background(|shared| shared.queue.resize(settings.size));
+        let shared = &disk.handle.shared;
+        shared.reopen();
+        if settings.resize
+            && let Some(attached) = shared.attached().filter(|attached| attached.is_writable())
+            && *attached.slots.layout() != Layout::of(settings.size)
+        {
+            shared.want(settings.size);
+            if attached.slots.bytes_on_disk() <= MOMENT {
+                shared.settle(Duration::ZERO);
+            }
         }
         Ok(disk)
+    }
+
+    /// Waits until blocks can be kept: moves the cache to the size it was opened with, or waits while another process changes it, for
+    /// `patience` at most. For who would rather wait than lose blocks. A cache that cannot be written is not waited for.
+    pub fn ready(&self, patience: Duration) -> Result<(), DiskError> {
+        let shared = &self.handle.shared;
+        shared.settle(patience);
+        match shared.locked(patience, |_| Ok(())) {
+            Err(error @ DiskError::Busy { .. }) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the cache that is in `dir`, with the size that it has; an error if there is none.
@@ -134,7 +171,8 @@ impl Disk {
 
     fn of(shared: Shared) -> Self {
         let (thread, opened, looked) = (Mutex::default(), Instant::now(), AtomicU64::new(0));
-        Self { handle: Arc::new(Handle { shared: Arc::new(shared), thread, opened, looked }) }
+        let (shared, recent) = (Arc::new(shared), Mutex::default());
+        Self { handle: Arc::new(Handle { shared, thread, opened, looked, recent }) }
     }
 
     /// The directory.
@@ -231,9 +269,47 @@ impl Disk {
     /// What the cache holds, and what this process had of it. Reads the whole index: some tens of milliseconds for a million
     /// blocks.
     pub fn stat(&self) -> DiskStat {
+        self.with_counts(self.measure())
+    }
+
+    /// As [`stat`](Self::stat), but what the cache holds may be a second old: however often and by how many it is asked for, the index
+    /// is read once in that time. May wait for another thread that reads it.
+    pub fn recent_stat(&self) -> DiskStat {
+        let mut recent = lock(&self.handle.recent);
+        let measured = match recent.take() {
+            Some((at, measured)) if at.elapsed() < RECENT => (at, measured),
+            _ => {
+                let measured = self.measure();
+                (Instant::now(), measured)
+            }
+        };
+        let measured = recent.insert(measured).1.clone();
+        drop(recent);
+        self.with_counts(measured)
+    }
+
+    /// What is in the file.
+    fn measure(&self) -> DiskStat {
+        let shared = &self.handle.shared;
+        let Some(attached) = shared.attached() else { return DiskStat::default() };
+        let layout = attached.slots.layout();
+        let pins = shared.current_pins(&attached);
+        let (used, pinned, bytes) = gc::count(&attached.slots, |it| pins.contains(it));
+        DiskStat {
+            slots: layout.slots(BlockSize::Large) + layout.slots(BlockSize::Small),
+            used,
+            pinned,
+            bytes,
+            on_disk: attached.slots.bytes_on_disk(),
+            free: attached.slots.free().unwrap_or(0),
+            ..DiskStat::default()
+        }
+    }
+
+    fn with_counts(&self, measured: DiskStat) -> DiskStat {
         let shared = &self.handle.shared;
         let counts = &shared.counts;
-        let mut stat = DiskStat {
+        DiskStat {
             size: shared.size.load(Relaxed),
             free_floor: shared.free_floor,
             hits: counts.hits.load(Relaxed),
@@ -243,17 +319,8 @@ impl Disk {
             evicted: counts.evicted.load(Relaxed),
             bad: counts.bad.load(Relaxed),
             read_through: shared.trouble(),
-            ..DiskStat::default()
-        };
-        if let Some(attached) = shared.attached() {
-            let layout = attached.slots.layout();
-            let pins = shared.current_pins(&attached);
-            stat.slots = layout.slots(BlockSize::Large) + layout.slots(BlockSize::Small);
-            (stat.used, stat.pinned, stat.bytes) = gc::count(&attached.slots, |it| pins.contains(it));
-            stat.on_disk = attached.slots.bytes_on_disk();
-            stat.free = attached.slots.free().unwrap_or(0);
+            ..measured
         }
-        stat
     }
 
     /// Reads and hashes everything, and drops what is bad. `progress` is told how many of how many slots are done.

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use super::{
     DiskError, Pin,
-    layout::size_of,
+    layout::{Layout, size_of},
     shared::{Locked, PATIENCE, Shared},
     slots::{Slots, Wait},
 };
@@ -28,6 +28,8 @@ const MAGIC: [u8; 8] = *b"ERISPIN1";
 const MAX_NAME: usize = 255;
 /// A file of more bytes is none of ours: the pins of the largest cache are below.
 const MAX_BYTES: u64 = 1 << 34;
+/// Pins that a message names: a line or two.
+const NAMED: usize = 5;
 
 /// All blocks that are pinned, by the first eight bytes of their references. Another block that begins alike, one in 2^40, is
 /// kept too.
@@ -128,26 +130,59 @@ impl Shared {
     /// Refuses what would leave less than a fifth of the slots to everything else. A block that is not here yet counts as a large
     /// one, which nearly all are.
     fn check_room(&self, locked: &Locked<'_>, name: &str, references: &[Reference]) -> Result<(), DiskError> {
-        let mut all = references.to_vec();
-        for other in names(&self.path).unwrap_or_default().iter().filter(|other| *other != name) {
-            // A damaged one pins nothing.
-            let _ = each_reference(&self.file(FOLDER).join(escape(other)), |reference| all.push(reference));
-        }
-        all.sort_unstable_by_key(|reference| *reference.as_bytes());
-        all.dedup();
-        let small =
-            all.iter().filter(|reference| size(locked.slots, reference) == Some(BlockSize::Small)).count();
-        let counts = [(BlockSize::Small, small), (BlockSize::Large, all.len() - small)];
-        for (size, count) in counts {
-            let limit = locked.slots.layout().slots(size) / 5 * 4;
-            if count as u64 > limit {
+        let others = names(&self.path).unwrap_or_default().into_iter().filter(|other| other != name);
+        let all = self.all_pinned(others, references.to_vec());
+        for (size, count) in counts(locked.slots, &all) {
+            let limit = limit(locked.slots.layout(), size);
+            if count > limit {
                 let bytes = size.bytes() as u64;
-                let (wanted, limit) = (count as u64 * bytes, limit * bytes);
+                let (wanted, limit) = (count * bytes, limit * bytes);
                 return Err(DiskError::PinsTooLarge { name: name.to_owned(), wanted, limit });
             }
         }
         Ok(())
     }
+
+    /// Refuses a smaller layout in which the pinned blocks would take more than their part.
+    pub(super) fn check_move(&self, locked: &Locked<'_>, layout: &Layout) -> Result<(), DiskError> {
+        let present = locked.slots.layout();
+        if layout.buckets() >= present.buckets() {
+            return Ok(());
+        }
+        // Without knowing what is pinned nothing may be lost.
+        let names = names(&self.path).map_err(|error| self.failed("read", &self.file(FOLDER), error))?;
+        let all = self.all_pinned(names.iter().cloned(), Vec::new());
+        if counts(locked.slots, &all).iter().all(|(size, count)| *count <= limit(layout, *size)) {
+            return Ok(());
+        }
+        let mut pins = format!("{:?} pinned", &names[..names.len().min(NAMED)]);
+        if names.len() > NAMED {
+            pins += &format!(" and {} more", names.len() - NAMED);
+        }
+        Err(DiskError::PinsDoNotFit { pins, from: present.size(), to: layout.size() })
+    }
+
+    /// These references and those of these pins, each once. A damaged pin pins nothing.
+    fn all_pinned(&self, names: impl Iterator<Item = String>, mut all: Vec<Reference>) -> Vec<Reference> {
+        for name in names {
+            let _ = each_reference(&self.file(FOLDER).join(escape(&name)), |reference| all.push(reference));
+        }
+        all.sort_unstable_by_key(|reference| *reference.as_bytes());
+        all.dedup();
+        all
+    }
+}
+
+/// How many of the blocks are small, and how many large. One that is not here yet counts as large.
+fn counts(slots: &Slots, references: &[Reference]) -> [(BlockSize, u64); 2] {
+    let is_small = |reference: &&Reference| size(slots, reference) == Some(BlockSize::Small);
+    let small = references.iter().filter(is_small).count() as u64;
+    [(BlockSize::Small, small), (BlockSize::Large, references.len() as u64 - small)]
+}
+
+/// Slots that pinned blocks may take.
+fn limit(layout: &Layout, size: BlockSize) -> u64 {
+    layout.slots(size) / 5 * 4
 }
 
 fn size(slots: &Slots, reference: &Reference) -> Option<BlockSize> {

@@ -31,7 +31,6 @@ struct Waiting {
     blocks: VecDeque<(Reference, Block)>,
     bytes: usize,
     touches: Vec<Touch>,
-    resize: Option<u64>,
     look: bool,
     is_closed: bool,
     /// How much was ever accepted and finished, to know when all that was there is done.
@@ -51,8 +50,6 @@ pub(super) struct Touch {
 pub(super) struct Work {
     pub blocks: Vec<(Reference, Block)>,
     pub touches: Vec<Touch>,
-    /// The cache is to have this size.
-    pub resize: Option<u64>,
     /// Whether all is as it was in the directory and on the file system is to be looked at.
     pub look: bool,
     weight: u64,
@@ -75,13 +72,6 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         if !waiting.is_closed && waiting.touches.len() < MAX_TOUCHES {
             waiting.touches.push(touch);
-            self.accept(waiting);
-        }
-    }
-
-    pub(super) fn resize(&self, size: u64) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.resize.replace(size).is_none() {
             self.accept(waiting);
         }
     }
@@ -158,9 +148,9 @@ impl Waiting {
         let blocks: Vec<_> = self.blocks.drain(..count).collect();
         self.bytes -= blocks.iter().map(|(_, block)| block.len()).sum::<usize>();
         let touches = std::mem::take(&mut self.touches);
-        let (resize, look) = (self.resize.take(), std::mem::take(&mut self.look));
-        let weight = blocks.len() + touches.len() + usize::from(resize.is_some()) + usize::from(look);
-        Work { blocks, touches, resize, look, weight: weight as u64 }
+        let look = std::mem::take(&mut self.look);
+        let weight = blocks.len() + touches.len() + usize::from(look);
+        Work { blocks, touches, look, weight: weight as u64 }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -24,18 +24,22 @@ use super::{
     pins::PinSet,
     queue::Queue,
     slots::Slots,
+    write::Told,
 };
 use crate::eris::Reference;
 
 /// The file with all blocks.
 const BLOCKS: &str = "blocks";
-/// Under this name it is made. Only the holder of the lock touches it, so one name is enough and a leftover is overwritten.
+/// Under this name it is made. Only the holder of the lock touches it, so one name is enough and a leftover can be told.
 const NEW_BLOCKS: &str = "blocks.new";
 const LOCK: &str = "lock";
 /// How long the lock is waited for: many times what a batch of blocks takes to write, also to a slow disk.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a cache that failed is left alone. A full disk costs then one failed write in this time.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long a process has the cache open before it moves it to another size in the background. A short command is over by then, and
+/// would only begin.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How old the figure of the free space may be.
 const SPACE_AGE: Duration = Duration::from_secs(1);
 
@@ -52,9 +56,20 @@ pub(super) struct Shared {
     pub queue: Queue,
     /// The time by which uses are stamped, as last seen.
     pub clock: AtomicU64,
+    /// Whether the file system was found to give no space back from within a file.
+    pub keeps_space: AtomicBool,
     state: RwLock<State>,
+    wanted: Mutex<Option<Wanted>>,
     pins: Mutex<Option<KnownPins>>,
     space: Mutex<Option<Space>>,
+}
+
+/// Another size that the cache is to have.
+#[derive(Clone, Copy)]
+struct Wanted {
+    size: u64,
+    /// When the background thread goes about it.
+    due: Instant,
 }
 
 /// What was pinned in a cache at a generation of its pins.
@@ -116,7 +131,9 @@ impl Shared {
             counts: Counts::default(),
             queue: Queue::default(),
             clock: AtomicU64::new(0),
+            keeps_space: AtomicBool::new(false),
             state: RwLock::default(),
+            wanted: Mutex::default(),
             pins: Mutex::default(),
             space: Mutex::default(),
         }
@@ -200,6 +217,7 @@ impl Shared {
             Err(error) => return Err(self.failed("make", &self.file(LOCK), error)),
         };
         if let Some(slots) = self.open_slots(true)? {
+            self.sweep(&lock);
             return Ok(Attached { slots, lock: Some(lock) });
         }
         if !make {
@@ -255,10 +273,39 @@ impl Shared {
         })
     }
 
+    /// Removes what a process left that was killed while it moved the cache. One that is still about it has the lock.
+    fn sweep(&self, lock: &Lock) {
+        let is_there = fs::symlink_metadata(self.file(NEW_BLOCKS)).is_ok();
+        if is_there && let Ok(Some(_held)) = lock.take(Duration::ZERO) {
+            self.discard();
+        }
+    }
+
     /// Removes what [`create`](Self::create) made.
     pub(super) fn discard(&self) {
         // What stays is overwritten the next time.
         let _ = fs::remove_file(self.file(NEW_BLOCKS));
+    }
+
+    /// The cache is to have this size.
+    pub(super) fn want(&self, size: u64) {
+        *lock(&self.wanted) = Some(Wanted { size, due: Instant::now() + SETTLE });
+    }
+
+    /// Whether it is time to move the cache to another size.
+    pub(super) fn is_due(&self) -> bool {
+        lock(&self.wanted).is_some_and(|wanted| Instant::now() >= wanted.due)
+    }
+
+    /// Moves the cache to the size that is wanted, if it has another. It is tried again only if somebody else had the lock.
+    pub(super) fn settle(&self, patience: Duration) {
+        let Some(wanted) = *lock(&self.wanted) else { return };
+        match self.resize(wanted.size, patience) {
+            Err(DiskError::Busy { .. }) => return,
+            Err(error) => tracing::warn!("{}: the size stays as it is: {}", self.name, Told(&error)),
+            Ok(()) => {}
+        }
+        *lock(&self.wanted) = None;
     }
 
     /// Whether the open cache is still the one in the directory.

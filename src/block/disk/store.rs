@@ -19,6 +19,16 @@ use crate::{
 /// Batches that wait for the disk at a time: enough to keep its queue filled, few enough to leave threads to others.
 pub(super) const BATCHES: usize = 8;
 
+/// What a look at a batch gives without waiting for the disk.
+#[derive(Default)]
+pub(super) struct Near {
+    pub hits: Vec<(Reference, Block)>,
+    /// Went between the look at the index and now; counted as misses.
+    pub absent: Vec<Reference>,
+    /// Only the disk can tell.
+    pub waiting: Vec<Reference>,
+}
+
 type Answer = (Reference, Result<Block, Error>);
 
 impl Disk {
@@ -36,32 +46,28 @@ impl Disk {
         (near, absent)
     }
 
-    /// Batch by batch, the blocks that are in the kernel's memory, and the references that must wait for the disk. Between two
-    /// batches others have their turn.
-    pub(super) fn read_near(
-        &self,
-        references: Vec<Reference>,
-    ) -> impl Stream<Item = (Vec<(Reference, Block)>, Vec<Reference>)> + Send + use<'_> {
+    /// Batch by batch, what is in the kernel's memory. Between two batches others have their turn.
+    pub(super) fn read_near(&self, references: Vec<Reference>) -> impl Stream<Item = Near> + Send + use<'_> {
         let batches: Vec<Vec<Reference>> = references.chunks(BATCH).map(<[_]>::to_vec).collect();
         stream::iter(batches.into_iter().enumerate()).then(async move |(number, batch)| {
             if number > 0 {
                 tokio::task::yield_now().await;
             }
-            let (mut hits, mut waiting) = (Vec::with_capacity(batch.len()), Vec::new());
+            let mut near = Near::default();
             for (reference, found) in batch.iter().zip(self.read(&batch, Wait::No)) {
                 match found {
-                    Found::Block(block) => hits.push((*reference, block)),
-                    // One that went between the look at the index and now is found missing there.
-                    Found::Miss | Found::WouldWait => waiting.push(*reference),
+                    Found::Block(block) => near.hits.push((*reference, block)),
+                    Found::Miss => near.absent.push(*reference),
+                    Found::WouldWait => near.waiting.push(*reference),
                 }
             }
-            (hits, waiting)
+            near
         })
     }
 
     /// The block, by a thread that may wait for the disk.
     pub(super) async fn wait(&self, reference: Reference) -> Option<Block> {
-        self.blocking(move |disk| disk.get(&reference)).await
+        self.blocking(move |disk| disk.get(&reference)).await.flatten()
     }
 
     /// The blocks, by threads that may wait for the disk.
@@ -71,29 +77,32 @@ impl Disk {
     ) -> impl Stream<Item = (Reference, Option<Block>)> + Send + use<'_> {
         let batches: Vec<Vec<Reference>> = references.chunks(BATCH).map(<[_]>::to_vec).collect();
         stream::iter(batches)
-            .map(move |batch| {
-                self.blocking(move |disk| {
-                    let blocks = disk.get_many(&batch);
-                    batch.into_iter().zip(blocks).collect::<Vec<_>>()
-                })
+            .map(async move |batch| {
+                let wanted = batch.clone();
+                let blocks = self.blocking(move |disk| disk.get_many(&wanted)).await;
+                let blocks = blocks.unwrap_or_else(|| vec![None; batch.len()]);
+                stream::iter(batch.into_iter().zip(blocks))
             })
             .buffer_unordered(BATCHES)
-            .flat_map(stream::iter)
+            .flatten()
     }
 
     /// Whether the index has the block.
     pub(super) async fn holds(&self, reference: Reference) -> bool {
         match self.handle.shared.has(&reference, Wait::No) {
             Ok(is_there) => is_there,
-            Err(_) => self.blocking(move |disk| disk.contains(&reference)).await,
+            Err(_) => self.blocking(move |disk| disk.contains(&reference)).await.unwrap_or(false),
         }
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Disk) -> T + Send + 'static) -> T {
+    /// Nothing if the runtime ends, which begins no such work any more: then nobody waits for the answer either.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Disk) -> T + Send + 'static) -> Option<T> {
         let disk = self.clone();
-        tokio::task::spawn_blocking(move || work(&disk))
-            .await
-            .expect("file access neither panics nor is aborted")
+        tokio::task::spawn_blocking(move || work(&disk)).await.ok()
+    }
+
+    fn ended(&self) -> Error {
+        self.unavailable(None, "the process ends".to_owned())
     }
 
     fn not_found(&self, reference: Reference) -> Error {
@@ -139,15 +148,15 @@ impl BlockStore for Disk {
 
     fn get_many<'a>(&'a self, references: Vec<Reference>) -> BoxStream<'a, Answer> {
         let (near, absent) = self.sort_out(references);
-        let absent = absent.into_iter().map(|reference| (reference, Err(self.not_found(reference))));
-        let near = self.read_near(near).map(move |(hits, waiting)| {
-            let hits = hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
+        let not_found = move |reference| (reference, Err(self.not_found(reference)));
+        let near = self.read_near(near).map(move |near| {
+            let hits = near.hits.into_iter().map(|(reference, block)| (reference, Ok(block)));
             let waited = self
-                .wait_many(waiting)
+                .wait_many(near.waiting)
                 .map(move |(reference, block)| (reference, block.ok_or_else(|| self.not_found(reference))));
-            stream::iter(hits).chain(waited)
+            stream::iter(hits.chain(near.absent.into_iter().map(not_found))).chain(waited)
         });
-        stream::iter(absent).chain(near.flatten_unordered(BATCHES)).boxed()
+        stream::iter(absent.into_iter().map(not_found)).chain(near.flatten_unordered(BATCHES)).boxed()
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
@@ -161,13 +170,13 @@ impl BlockStore for Disk {
     async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
         for batch in blocks.chunks(BATCH) {
             let batch = batch.to_vec();
-            self.blocking(move |disk| disk.put_checked(&batch)).await?;
+            self.blocking(move |disk| disk.put_checked(&batch)).await.ok_or_else(|| self.ended())??;
         }
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), Error> {
-        let synced: Result<(), DiskError> = self.blocking(Disk::sync).await;
+        let synced: Result<(), DiskError> = self.blocking(Disk::sync).await.ok_or_else(|| self.ended())?;
         synced.map_err(|error| self.unavailable(None, Told(&error).to_string()))
     }
 

@@ -19,7 +19,7 @@ struct Rig {
 }
 
 fn settings(size: u64) -> DiskSettings {
-    DiskSettings { size, free_floor: 0 }
+    DiskSettings { size, free_floor: 0, resize: true }
 }
 
 fn rig() -> Rig {
@@ -194,6 +194,21 @@ fn position(rig: &Rig, reference: &Reference) -> u64 {
     let attached = rig.disk.handle.shared.attached().expect("it is open");
     let (place, _) = attached.slots.find(reference, Wait::Yes).expect("it may wait").expect("it is there");
     attached.slots.layout().slot_at(place)
+}
+
+#[test]
+fn recent_figures_are_those_of_the_last_look_and_the_counts_are_new() {
+    let rig = rig();
+    rig.disk.put_many(&large(0..10));
+    assert_eq!(rig.disk.recent_stat().used, 10);
+    let measured = lock(&rig.disk.handle.recent).as_ref().expect("it was measured").0;
+    rig.disk.put_many(&large(10..15));
+    let stat = rig.disk.recent_stat();
+    let is_old = lock(&rig.disk.handle.recent).as_ref().expect("it was measured").0 == measured;
+    assert_eq!((stat.used, stat.writes), (if is_old { 10 } else { 15 }, 15));
+    lock(&rig.disk.handle.recent).as_mut().expect("it was measured").0 =
+        measured.checked_sub(RECENT).expect("a time");
+    assert_eq!(rig.disk.recent_stat().used, 15);
 }
 
 #[test]
@@ -376,13 +391,64 @@ fn another_size_keeps_what_was_used_last_and_others_change_over() {
 }
 
 #[test]
+fn only_who_says_so_changes_the_size_and_never_at_the_cost_of_pinned_blocks() {
+    let rig = rig();
+    let blocks = large(0..LARGE_SLOTS * 4 / 5);
+    rig.disk.put_many(&blocks);
+    rig.disk.pin("kept", &names(&blocks[..LARGE_SLOTS / 2])).expect("there is room");
+    for settings in [DiskSettings { resize: false, ..settings(4 * SIZE) }, settings(SIZE / 2)] {
+        let disk = Disk::open(&rig.dir(), settings).expect("a good size");
+        disk.ready(Duration::from_secs(60)).expect("nobody else has it");
+        assert_eq!((disk.stat().size, held(&disk, &blocks)), (SIZE, blocks.len()), "{settings:?}");
+    }
+    let error = rig.disk.handle.shared.resize(SIZE / 2, Duration::ZERO).expect_err("they do not fit");
+    assert!(
+        error.to_string().contains("\"kept\"") && error.to_string().contains(&SIZE.to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_large_cache_is_moved_by_who_waits_for_it_and_not_by_who_only_opens_it() {
+    let rig = rig();
+    let wide = SIZE * 2;
+    rig.disk.handle.shared.resize(wide, Duration::ZERO).expect("nobody else has it");
+    let blocks = large(0..LARGE_SLOTS * 3 / 2);
+    rig.disk.put_many(&blocks);
+    assert!(rig.disk.stat().on_disk > MOMENT);
+    let wider = || Disk::open(&rig.dir(), settings(2 * wide)).expect("a good size");
+    assert_eq!(wider().stat().size, wide);
+    let waiting = wider();
+    let held_by_other = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let other = held_by_other.take(Duration::ZERO).expect("a lock").expect("it is free");
+    assert!(matches!(waiting.ready(Duration::ZERO), Err(DiskError::Busy { .. })));
+    drop(other);
+    waiting.ready(Duration::from_secs(60)).expect("nobody else has it");
+    assert_eq!((waiting.stat().size, held(&waiting, &blocks)), (2 * wide, blocks.len()));
+}
+
+#[test]
+fn what_a_killed_process_left_of_a_move_is_removed_unless_it_is_still_about_it() {
+    let rig = rig();
+    let left = rig.dir().join("blocks.new");
+    fs::write(&left, "half of it").expect("a writable directory");
+    let lock = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let held_by_other = lock.take(Duration::ZERO).expect("a lock").expect("it is free");
+    rig.other();
+    assert!(left.exists());
+    drop(held_by_other);
+    rig.other();
+    assert!(!left.exists());
+}
+
+#[test]
 fn below_the_floor_nothing_new_is_taken_and_what_was_used_least_is_given_back() {
     let rig = rig();
     let blocks = large(0..LARGE_SLOTS);
     rig.disk.put_many(&blocks[..500]);
     rig.disk.pin("kept", &names(&blocks[..100])).expect("there is room");
     let before = rig.disk.stat().on_disk;
-    let floor = DiskSettings { size: SIZE, free_floor: u64::MAX };
+    let floor = DiskSettings { size: SIZE, free_floor: u64::MAX, resize: true };
     let poor = Disk::open(&rig.dir(), floor).expect("a good size");
     let stored = poor.put_many(&blocks[500..]);
     assert!(stored.iter().all(|stored| *stored == Stored::Dropped || poor.stat().evicted > 0));
@@ -434,6 +500,21 @@ fn many_threads_and_openers_never_see_a_wrong_block() {
         }
     });
     assert_eq!(one.verify(|_, _| ()).expect("readable").bad, 0);
+}
+
+#[test]
+fn the_end_waits_for_a_lock_that_others_keep_only_once() {
+    let rig = rig();
+    let lock = lock::Lock::open(&rig.dir().join("lock")).expect("a writable directory");
+    let _held_by_other = lock.take(Duration::ZERO).expect("a lock").expect("it is free");
+    // Sixteen batches, each of which would wait for two seconds.
+    for (reference, block) in large(0..1000) {
+        rig.disk.put_later(reference, block);
+    }
+    let start = Instant::now();
+    let Rig { folder: _folder, disk } = rig;
+    drop(disk);
+    assert!(start.elapsed() < 8 * shared::PATIENCE, "{:?}", start.elapsed());
 }
 
 #[test]

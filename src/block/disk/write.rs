@@ -70,13 +70,20 @@ pub(super) fn store(
 impl Shared {
     /// Keeps blocks that are verified, if it can.
     pub(super) fn write(&self, blocks: &[(Reference, Block)]) -> Vec<Stored> {
+        self.write_or_busy(blocks).0
+    }
+
+    /// What became of the blocks, and whether others had the lock all the time.
+    fn write_or_busy(&self, blocks: &[(Reference, Block)]) -> (Vec<Stored>, bool) {
         let mut stored = Vec::with_capacity(blocks.len());
+        let mut is_busy = false;
         if !self.is_paused() {
             let written = self.locked(PATIENCE, |locked| self.write_locked(locked, blocks, &mut stored));
             match written {
                 Ok(()) if stored.contains(&Stored::Written) => self.recover(),
+                Ok(()) => {}
                 // That is not the fault of the cache.
-                Ok(()) | Err(DiskError::Busy { .. }) => {}
+                Err(DiskError::Busy { .. }) => is_busy = true,
                 Err(error) => self.fail(Told(&error).to_string()),
             }
         }
@@ -84,7 +91,7 @@ impl Shared {
         let count = |what| stored.iter().filter(|stored| **stored == what).count() as u64;
         self.counts.writes.fetch_add(count(Stored::Written), Relaxed);
         self.counts.dropped.fetch_add(count(Stored::Dropped), Relaxed);
-        stored
+        (stored, is_busy)
     }
 
     fn write_locked(
@@ -154,7 +161,11 @@ impl Shared {
         if let Ok((clock, _)) = attached.slots.numbers() {
             self.clock.store(clock, Relaxed);
         }
-        if attached.is_writable() && self.space(&attached.slots) < 0 {
+        if self.is_due() {
+            return self.settle(PATIENCE);
+        }
+        let can_give = attached.is_writable() && !self.keeps_space.load(Relaxed);
+        if can_give && self.space(&attached.slots) < 0 {
             match self.collect(None) {
                 Ok(collected) if collected.evicted > 0 => {
                     tracing::info!("{}: gave {} bytes back to the file system", self.name, collected.bytes);
@@ -174,20 +185,14 @@ impl Shared {
         }
     }
 
-    fn work(&self, work: &Work) {
-        if let Some(size) = work.resize {
-            match self.resize(size) {
-                Ok(()) => {}
-                Err(error) => tracing::warn!("{}: the size stays as it is: {}", self.name, Told(&error)),
-            }
-        }
+    /// Whether others had the lock all the time.
+    fn work(&self, work: &Work) -> bool {
         if work.look {
             self.look();
         }
-        if !work.blocks.is_empty() {
-            self.write(&work.blocks);
-        }
+        let is_busy = !work.blocks.is_empty() && self.write_or_busy(&work.blocks).1;
         self.note(&work.touches);
+        is_busy
     }
 }
 
@@ -196,11 +201,15 @@ fn footprint(block: &[u8]) -> i64 {
     (block.len().next_multiple_of(PAGE) + PAGE) as i64
 }
 
-/// Does what is queued until the queue is closed and empty.
+/// Does what is queued until the queue is closed and empty. Once it is closed, the lock is waited for once: a process that ends
+/// does not hang for the sake of a cache.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(work) = shared.queue.next() {
-        shared.work(&work);
+        let is_busy = shared.work(&work);
         shared.queue.finish(&work);
+        if is_busy && shared.queue.is_closed() {
+            return;
+        }
     }
 }
 
