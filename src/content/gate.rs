@@ -19,8 +19,10 @@ use crate::eris::BlockSize;
 const PORTION: usize = 9;
 /// One in so many requests of the store is kept free for the foreground.
 const RESERVE: usize = 8;
-/// With fewer blocks in flight it is the latency that is measured, not the throughput.
+/// With fewer blocks in flight it is the latency that is measured, not the throughput; unless the store bears no more.
 const BUSY: usize = 16;
+/// So long with so many in flight says how fast the link is too, however few came.
+const LONG: Duration = Duration::from_secs(2);
 /// So many blocks say how fast the link is; older ones count half each time that as many came.
 const SAMPLE: u32 = 256;
 
@@ -35,6 +37,8 @@ pub struct Gate {
 struct State {
     foreground: usize,
     ahead: usize,
+    /// What the store bore when it was asked last.
+    limit: Option<usize>,
     /// Those who wait, by their turn. Each belongs to a future that is being polled, so there are as many
     /// as there are fetches ahead, which their starters bound.
     waiting: BTreeMap<u64, Waiting>,
@@ -105,9 +109,11 @@ impl Gate {
     /// count as those of 32 KiB, and those that a cache had count too, so it is rather too much than too little.
     pub fn throughput(&self) -> Option<f64> {
         let state = self.state.lock().expect("no panic while held");
-        let Measured { busy, blocks, .. } = state.measured;
+        let Measured { busy_since, busy, blocks } = state.measured;
+        let busy = busy + busy_since.map_or(Duration::ZERO, |since| since.elapsed());
         let bytes = f64::from(blocks) * BlockSize::Large.bytes() as f64;
-        (blocks >= SAMPLE / 2 && !busy.is_zero()).then(|| bytes / busy.as_secs_f64())
+        let tells = !busy.is_zero() && (blocks >= SAMPLE / 2 || busy >= LONG);
+        tells.then(|| bytes / busy.as_secs_f64())
     }
 
     /// Takes note of `blocks` that somebody waits for. They go at once.
@@ -146,6 +152,7 @@ impl Gate {
         // Asked before locking: it may take locks of its own.
         let limit = self.store.concurrency();
         let mut state = self.state.lock().expect("no panic while held");
+        state.limit = Some(limit);
         loop {
             let room = room(limit, state.foreground, state.ahead);
             if room == 0 {
@@ -190,7 +197,8 @@ impl Gate {
 impl State {
     /// Takes note of what is in flight from now on, and of blocks that came.
     fn measure(&mut self, came: u32) {
-        let many = self.foreground.saturating_add(self.ahead) >= BUSY;
+        let busy = self.limit.map_or(BUSY, |limit| allowed(limit).clamp(1, BUSY));
+        let many = self.foreground.saturating_add(self.ahead) >= busy;
         let measured = &mut self.measured;
         if !many && measured.busy_since.is_none() {
             return;
@@ -201,7 +209,8 @@ impl State {
             measured.blocks += came;
         }
         measured.busy_since = many.then_some(now);
-        if measured.blocks >= 2 * SAMPLE {
+        // An outage counts no longer than that.
+        while measured.blocks >= 2 * SAMPLE || measured.busy >= 4 * LONG {
             (measured.blocks, measured.busy) = (measured.blocks / 2, measured.busy / 2);
         }
     }
@@ -209,9 +218,13 @@ impl State {
 
 /// Blocks that may be fetched ahead now. One may always be when nothing is in flight, so nobody waits for ever.
 fn room(limit: usize, foreground: usize, ahead: usize) -> usize {
-    let allowed = limit.saturating_sub((limit / RESERVE).max(1));
-    let room = allowed.saturating_sub(foreground.saturating_add(ahead));
+    let room = allowed(limit).saturating_sub(foreground.saturating_add(ahead));
     if foreground == 0 && ahead == 0 { room.max(1) } else { room }
+}
+
+/// Blocks in flight beyond which none are fetched ahead.
+fn allowed(limit: usize) -> usize {
+    limit.saturating_sub((limit / RESERVE).max(1))
 }
 
 /// One who waits. Dropped before it was let through, it leaves the order; after, it gives its room back.

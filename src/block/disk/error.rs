@@ -19,6 +19,13 @@ pub enum DiskError {
         dir: PathBuf,
     },
 
+    /// A file that stands where the cache would be is none of ours.
+    #[error("{file} is no cache of erisfs, and is left alone: name another directory", file = file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+    },
+
     /// The cache keeps nothing just now.
     #[error("the cache in {dir} cannot be written: {reason}", dir = dir.display())]
     ReadThrough {

@@ -204,6 +204,11 @@ impl Shared {
         if !make && !self.file(BLOCKS).is_file() {
             return Err(absent());
         }
+        // A spoiled cache is made anew, but a stranger's file of that name has no lock beside it.
+        let there = self.file(BLOCKS).metadata().is_ok_and(|found| found.len() > 0);
+        if there && !self.file(LOCK).exists() && self.open_slots(false)?.is_none() {
+            return Err(DiskError::Foreign { file: self.file(BLOCKS) });
+        }
         let lock = match Lock::open(&self.file(LOCK)) {
             Ok(lock) => lock,
             Err(error)

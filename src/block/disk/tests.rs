@@ -248,6 +248,16 @@ fn verify_finds_each_spoiled_block_and_no_other() {
 }
 
 #[test]
+fn a_file_of_somebody_else_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    fs::write(folder.path().join("blocks"), "my own notes").expect("room");
+    let disk = Disk::open(folder.path(), settings(SIZE)).expect("a good size");
+    let (reference, block) = block(1, BlockSize::Large);
+    assert_eq!(disk.put(&reference, &block), Stored::Dropped);
+    assert_eq!(fs::read(folder.path().join("blocks")).expect("it is there"), b"my own notes");
+}
+
+#[test]
 fn no_garbage_in_the_file_gives_a_wrong_byte() {
     let rig = rig();
     let blocks = large(0..LARGE_SLOTS / 2);

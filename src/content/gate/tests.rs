@@ -166,3 +166,26 @@ fn the_store_hears_that_somebody_waits_for_room() {
     assert!(store.pressed.load(Ordering::Relaxed));
     drop(pass);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_thin_link_that_bears_few_requests_is_measured_too() {
+    let gate = gate(8);
+    assert_eq!(gate.throughput(), None);
+    for _ in 0..3 {
+        let mut pass = now(&gate, 7).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (0..7).for_each(|_| pass.arrived());
+    }
+    let throughput = gate.throughput().unwrap();
+    assert!(throughput < 7.0 * 32.0 * 1024.0 && throughput > 0.0, "{throughput}");
+
+    // An outage is soon forgotten.
+    for (pause, rounds) in [(Duration::from_secs(60), 1), (Duration::from_millis(1), 600)] {
+        for _ in 0..rounds {
+            let mut pass = now(&gate, 7).unwrap();
+            tokio::time::sleep(pause).await;
+            (0..7).for_each(|_| pass.arrived());
+        }
+    }
+    assert!(gate.throughput().unwrap() > 1e6);
+}

@@ -45,7 +45,7 @@ pub(super) async fn warm(
     node: NodeId,
     sweep: &Teller,
 ) {
-    if objects.fetch.gate().throughput().is_some_and(|throughput| throughput < THIN) {
+    if is_thin(objects) {
         return;
     }
     sweep.tell(News::Program(slot, object.clone())).await;
@@ -54,11 +54,16 @@ pub(super) async fn warm(
     references(objects, path, sweep).await;
 }
 
+/// Asked again and again: at first nothing is known of the link, and the graph itself may be what shows how thin it is.
+fn is_thin(objects: &Objects) -> bool {
+    objects.fetch.gate().throughput().is_some_and(|throughput| throughput < THIN)
+}
+
 /// Opens what `path` refers to, then what that refers to, and so on.
 async fn references(objects: &Arc<Objects>, path: &StorePath, sweep: &Teller) {
     let mut seen = HashSet::from([path.hash_part()]);
     let mut level = vec![path.hash_part()];
-    while !level.is_empty() {
+    while !level.is_empty() && !is_thin(objects) {
         let mut next: Vec<HashPart> = Vec::new();
         for hash_part in level {
             let narinfo = objects.catalogs.narinfo(hash_part, soon()).await.ok().flatten();
@@ -91,7 +96,7 @@ async fn libraries(objects: &Arc<Objects>, object: &Arc<Object>, node: NodeId) {
     while let Some((object, node)) = files.pop_front() {
         let Some(named) = named(objects, &object, node).await else { continue };
         for name in named.names {
-            if found.len() == FILES {
+            if found.len() == FILES || is_thin(objects) {
                 return;
             }
             // As the loader does it: a library that was found under a name is that library for all.
