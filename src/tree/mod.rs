@@ -104,7 +104,8 @@ pub struct Settings {
     pub closure: Closure,
     /// The directory of startup profiles. Without it none is replayed, not even a published one.
     pub profiles: Option<PathBuf>,
-    /// Profiles that name more bytes than this are not replayed; what they fetch should fit into the caches.
+    /// Profiles that name more bytes than this are not replayed, and none fetches more, counted in whole frames and blocks; what
+    /// they fetch should fit into the caches.
     pub replay_bytes: u64,
     /// The most bytes of blocks to fetch ahead around a program that has no profile; they should fit into the block caches.
     pub sweep_bytes: u64,
