@@ -188,7 +188,9 @@ impl Source {
             state.health.fall(now);
             state.failed += 1;
             let after = now - state.quiet_since;
-            tracing::warn!("{} is passed over for a while: silent for {after:.1?}", self.name);
+            if state.answered > 0 {
+                tracing::warn!("{} is passed over for a while: silent for {after:.1?}", self.name);
+            }
             state.last_error = Some(Error::TimedOut { reference, store: self.name.clone(), after });
             state.limit.cut(now, now);
             self.fit(&mut state);
@@ -300,8 +302,9 @@ impl Source {
                 state.last_error = Some(error.clone());
                 let was_up = state.health.is_up();
                 state.health.bad(asked, error, now);
-                // Once for each fall; a lie is worth a word at any time, and cannot come often from one that is up.
-                if was_up && (!state.health.is_up() || matches!(error, Error::Corrupt { .. })) {
+                let lied = matches!(error, Error::Corrupt { .. });
+                // Once for each fall. Of one that never gave anything, whoever asked hears if it matters.
+                if was_up && (lied || !state.health.is_up() && state.answered > 0) {
                     tracing::warn!("a source fails: {error}");
                 }
                 if error.is_transient() {
