@@ -6,6 +6,7 @@
 pub mod base32;
 pub mod catalog;
 pub mod compute;
+pub mod guix;
 pub mod hash;
 pub mod narinfo;
 pub mod path;
