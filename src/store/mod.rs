@@ -6,6 +6,8 @@
 pub mod base32;
 pub mod catalog;
 pub mod compute;
+pub mod ed25519;
+pub mod fingerprint;
 pub mod guix;
 pub mod hash;
 pub mod narinfo;
