@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes the seeds of the fuzz targets, fuzz/corpus/TARGET/*, from the samples of the tests. Needs the command zstd."""
 
+import base64
 import json
 import pathlib
 import struct
@@ -71,6 +72,17 @@ def narinfos():
             seed("narinfo", f"{folder.replace('/', '-')}-{path.stem[:16]}", path.read_bytes())
 
 
+def signatures():
+    guix = TESTS / "samples/guix"
+    for name in ("acl", "signing-key.pub", "test-signing-key.sec"):
+        seed("signature", name, (guix / name).read_bytes())
+    for line in (guix / "signatures.txt").read_text().splitlines():
+        kind, text, encoded = line.split("\t")
+        seed("signature", text.replace(" ", "-"), base64.b64decode(encoded))
+    seed("signature", "field", f"1;host;{encoded}".encode())
+    seed("signature", "forms", rb'(a "\x61\142\n" #61 62# 2:ab ())')
+
+
 def seekables():
     nar = (TESTS / "samples/nar/hello-offline.nar").read_bytes()
     listing = (TESTS / "samples/nar/hello-offline.ls").read_bytes()
@@ -122,5 +134,5 @@ def catalogs():
     seed("catalog", "whole", b"\0" + content + frame(b"ERISROOT", tail))
 
 
-for make in (capabilities, block_trees, nars, narinfos, seekables, catalogs):
+for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs):
     make()
