@@ -42,10 +42,10 @@ pub enum KeyError {
 }
 
 /// A public key. Two are equal if Guix would say so.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey {
+    /// The canonical encoding of a point.
     encoded: [u8; 32],
-    point: EdwardsPoint,
 }
 
 impl PublicKey {
@@ -56,7 +56,7 @@ impl PublicKey {
         if point.compress().to_bytes() != encoded {
             return Err(KeyError::Point);
         }
-        Ok(Self { encoded, point })
+        Ok(Self { encoded })
     }
 
     /// The 32 bytes of `q`.
@@ -79,17 +79,13 @@ impl PublicKey {
 
     /// Whether (r, s) is a signature of the hash by this key.
     pub(super) fn verifies(&self, hash: &[u8; 32], r: &Scalar, s: &Scalar) -> bool {
-        ecdsa::verify(&self.point, hash, r, s)
+        ecdsa::verify(&self.point(), hash, r, s)
+    }
+
+    fn point(&self) -> EdwardsPoint {
+        CompressedEdwardsY(self.encoded).decompress().expect("it was decompressed when the key was made")
     }
 }
-
-impl PartialEq for PublicKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.encoded == other.encoded
-    }
-}
-
-impl Eq for PublicKey {}
 
 impl FromStr for PublicKey {
     type Err = KeyError;
@@ -132,7 +128,7 @@ impl SecretKey {
         if *secret == Scalar::ZERO {
             return Err(KeyError::Scalar);
         }
-        if EdwardsPoint::mul_base(&secret) != public.point {
+        if EdwardsPoint::mul_base(&secret) != public.point() {
             return Err(KeyError::Mismatch);
         }
         Ok(Self { number, public })
@@ -202,10 +198,7 @@ mod tests {
 
     /// A key file as `guix archive --generate-key` writes it, of a secret key that is no secret.
     fn secret_file(d: &str) -> String {
-        let q = PublicKey {
-            encoded: EdwardsPoint::mul_base(&Scalar::from(7_u8)).compress().0,
-            point: EdwardsPoint::default(),
-        };
+        let q = PublicKey { encoded: EdwardsPoint::mul_base(&Scalar::from(7_u8)).compress().0 };
         format!("(private-key \n (ecc \n  (curve Ed25519)\n  (q #{q}#)\n  (d #{d}#)\n  )\n )\n")
     }
 
