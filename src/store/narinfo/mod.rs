@@ -7,6 +7,7 @@
 
 mod builder;
 mod parse;
+mod redirect;
 #[cfg(test)]
 mod tests;
 
