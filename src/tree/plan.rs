@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::object::Form;
+use super::encoded::Form;
 use super::view::below;
 use super::{Error, Inode, Kind, Object, Tree};
 use crate::block::Block;
