@@ -64,7 +64,7 @@ impl Tree {
                     }
                     links += 1;
                     let target = self.read_link(found.inode, deadline).await?;
-                    let store_dir = self.catalogs().store_dir().map(|dir| dir.as_str().as_bytes());
+                    let store_dir = self.store_dir().map(|dir| dir.as_str().as_bytes());
                     match store_dir.and_then(|dir| below(&target, dir)) {
                         Some(inside) => {
                             folders.truncate(1);
