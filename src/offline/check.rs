@@ -107,7 +107,7 @@ pub(super) async fn hold(disk: &Disk, item: &Item) -> Holding {
 
 impl Holding {
     async fn count(&mut self, disk: &Disk, item: &Item) -> Result<(), String> {
-        let bound = tree::binding(&item.path, item.facts, &item.narinfo);
+        let bound = tree::binding(&item.path, Some(item.facts), &item.narinfo);
         let (capability, expected) = bound.map_err(|error| error.to_string())?;
         let keep = Arc::new(Keep::new(disk.clone(), None, capability.block_size));
         let fetch = Fetch::new(keep.clone(), NODE_BYTES);

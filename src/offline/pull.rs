@@ -253,7 +253,7 @@ impl Pull<'_> {
             }
             Part::Item(item) => item,
         };
-        let (capability, expected) = tree::binding(&item.path, item.facts, &item.narinfo)?;
+        let (capability, expected) = tree::binding(&item.path, Some(item.facts), &item.narinfo)?;
         let (keep, fetch) = through(capability.block_size);
         let Some(below) = &item.below else {
             let limits = Limits { length: expected.limit, tail: 0 };

@@ -15,7 +15,7 @@ const SLACK: u64 = 1 << 20;
 /// [`Error::NoBinding`] and [`Error::Urn`].
 pub fn binding(
     path: &StorePath,
-    facts: Facts,
+    facts: Option<Facts>,
     narinfo: &Narinfo,
 ) -> Result<(ReadCapability, Expected), Error> {
     let name = path.to_string();
@@ -32,5 +32,5 @@ pub fn binding(
     let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
     let largest = sizes.fold(nar_size, u64::max);
     let limit = largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED);
-    Ok((capability, Expected { name, form, nar_size: Some(nar_size), facts: Some(facts), limit }))
+    Ok((capability, Expected { name, form, nar_size: Some(nar_size), facts, limit }))
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{CatalogError, Fault};
+use super::inode::MAX_NODES;
+use super::{CatalogError, Facts};
 use crate::content;
 use crate::eris;
+use crate::nar::ListingError;
+use crate::nar::seekable::TailError;
 
 /// Why the view cannot answer. The messages name the store path, the block and its source.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -77,4 +80,48 @@ impl Error {
     pub fn is_overdue(&self) -> bool {
         matches!(self, Error::Overdue { .. } | Error::Read { source: content::Error::TimedOut { .. }, .. })
     }
+}
+
+/// Why a content is not the archive that it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The end of the object is broken.
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    /// The headers of the NAR are broken.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    /// A compressed object that was not published for random access.
+    #[error("it is compressed as one piece, without a seek table, which this version cannot read")]
+    NotSeekable,
+    /// The NAR is larger or smaller than its narinfo says.
+    #[error("the NAR has {found} bytes, but its narinfo says {expected}")]
+    NarSize {
+        /// As the narinfo has it.
+        expected: u64,
+        /// As the object has it.
+        found: u64,
+    },
+    /// Something follows the NAR.
+    #[error("the NAR ends after {nar} bytes, but there are {content}")]
+    Trailing {
+        /// Size of the NAR.
+        nar: u64,
+        /// Bytes that there are.
+        content: u64,
+    },
+    /// The catalog says one thing of the top, the object another.
+    #[error("it is a {found:?}, but its catalog says {expected:?}")]
+    Facts {
+        /// As the catalog has it.
+        expected: Facts,
+        /// As the object has it.
+        found: Facts,
+    },
+    /// More nodes than inode numbers.
+    #[error("{found} files and directories are more than the {MAX_NODES} that a mount can number")]
+    TooManyNodes {
+        /// How many there are.
+        found: usize,
+    },
 }

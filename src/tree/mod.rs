@@ -7,12 +7,17 @@
 mod ahead;
 mod binding;
 mod catalog;
+mod encoded;
 mod error;
 mod inode;
+mod nar_stream;
 mod object;
 mod objects;
+mod opening;
 mod plan;
 mod read_dir;
+mod sources;
+mod trust;
 mod view;
 mod xattr;
 
@@ -20,11 +25,14 @@ pub use crate::store::catalog::Kind;
 pub use ahead::{Profiles, ProfilesError, Pushed, read_profile};
 pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
-pub use error::Error;
+pub use error::{Error, Fault};
 pub use inode::Inode;
-pub use object::{Expected, Fault, Object};
+pub use nar_stream::NarStream;
+pub use object::{Expected, Object};
 pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
+pub use sources::Sources;
+pub use trust::Trust;
 pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 

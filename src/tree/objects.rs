@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
-use super::{Catalogs, Error, Expected, Inode, Object};
+use super::{Error, Expected, Inode, Object, Sources};
 use crate::block::ByteLru;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
 use crate::eris::ReadCapability;
@@ -17,7 +17,7 @@ use crate::store::{HashPart, StorePath};
 #[derive(Debug)]
 pub(super) struct Objects {
     pub(super) fetch: Arc<Fetch>,
-    pub(super) catalogs: Catalogs,
+    pub(super) sources: Sources,
     pub(super) occupants: Occupants,
     pub(super) frames: FrameCache,
     opened: Mutex<ByteLru<Slot, Arc<Object>>>,
@@ -27,15 +27,10 @@ pub(super) struct Objects {
 
 impl Objects {
     /// Keeps decoded frames and trees of opened objects, so many bytes of each.
-    pub(super) fn new(
-        fetch: Arc<Fetch>,
-        catalogs: Catalogs,
-        frame_bytes: usize,
-        object_bytes: usize,
-    ) -> Self {
+    pub(super) fn new(fetch: Arc<Fetch>, sources: Sources, frame_bytes: usize, object_bytes: usize) -> Self {
         Objects {
             fetch,
-            catalogs,
+            sources,
             occupants: Occupants::default(),
             frames: FrameCache::new(frame_bytes),
             opened: Mutex::new(ByteLru::new(object_bytes)),
@@ -56,13 +51,13 @@ impl Objects {
         }
     }
 
-    /// The store path with this hash part, opened, and its number; `None` if no catalog lists it.
+    /// The store path with this hash part, opened, and its number; `None` if there is no such path.
     pub(super) async fn open_path(
         &self,
         hash_part: HashPart,
         deadline: Deadline,
     ) -> Result<Option<(Slot, Arc<Object>)>, Error> {
-        let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
+        let Some((path, facts)) = self.sources.find(hash_part, deadline).await? else { return Ok(None) };
         let slot = self.occupants.slot(Occupant::Path { path, facts });
         Ok(Some((slot, self.open_slot(slot, deadline).await?)))
     }
@@ -93,10 +88,10 @@ impl Objects {
     pub(super) async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
         loop {
             let flight = self.opening.join((occupant.name(), deadline.is_ahead()), || {
-                let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
+                let (fetch, sources) = (self.fetch.clone(), self.sources.clone());
                 let occupant = occupant.clone();
                 async move {
-                    let (capability, expected) = content_of(&catalogs, occupant, deadline).await?;
+                    let (capability, expected) = content_of(&sources, occupant, deadline).await?;
                     Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
                 }
                 .boxed()
@@ -120,7 +115,7 @@ impl Objects {
 
 /// Which content a name stands for, and what is known of it beforehand.
 async fn content_of(
-    catalogs: &Catalogs,
+    sources: &Sources,
     occupant: Occupant,
     deadline: Deadline,
 ) -> Result<(ReadCapability, Expected), Error> {
@@ -132,8 +127,8 @@ async fn content_of(
         }
         Occupant::Path { path, facts } => (path, facts),
     };
-    match catalogs.narinfo(path.hash_part(), deadline).await? {
-        Some(narinfo) => super::binding(&path, facts, &narinfo),
+    match sources.resolve(path.hash_part(), deadline).await? {
+        Some(resolved) => super::binding(&path, facts, &resolved.narinfo),
         None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
     }
 }
