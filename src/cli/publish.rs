@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{Blocks, Session, Usage, print};
-use crate::publish::{self, Error, Event, Observer, Published, Settings};
+use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::store::StoreDir;
 use crate::tree::read_profile;
 
@@ -24,6 +24,13 @@ pub(super) struct Publish {
     /// Write narinfos, listings and nix-cache-info to this directory
     #[arg(long, value_name = "DIR")]
     narinfo: Option<PathBuf>,
+    /// Write also the archives there, so that any web server of DIR serves stock Nix and Guix; the block store files:DIR
+    /// then needs no copy of them
+    #[arg(long, requires = "narinfo")]
+    nars: bool,
+    /// Sign the narinfos with this secret key of Nix (`nix key generate-secret`) or Guix (/etc/guix/signing-key.sec)
+    #[arg(long = "sign-key", value_name = "FILE")]
+    sign_keys: Vec<PathBuf>,
     /// Publish also everything that the store paths refer to
     #[arg(long)]
     closure: bool,
@@ -51,6 +58,8 @@ impl Publish {
         let store = self.blocks.open_to_put(session)?;
         let settings = Settings {
             narinfo: self.narinfo.clone(),
+            nars: self.nars,
+            keys: SigningKeys::read(&self.sign_keys)?,
             closure: self.closure,
             store_dir: self.store_dir.clone(),
             name: self.name.clone(),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::database::DatabaseError;
+use super::sign::SignError;
 use crate::block;
 use crate::nar::DumpError;
 use crate::store::catalog::WriteError;
@@ -120,6 +121,17 @@ pub enum Error {
         /// What is in the way.
         source: NarinfoError,
     },
+    /// Guix takes no store path whose name begins with a dot.
+    #[error("{} cannot keep its name in /gnu/store, where none begins with a dot; give it one with --name, for example --name {proposal}", path.display())]
+    DotName {
+        /// The path.
+        path: PathBuf,
+        /// A name like it that is allowed.
+        proposal: String,
+    },
+    /// The narinfo cannot be signed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// The catalog cannot be made.
     #[error(transparent)]
     Catalog(#[from] WriteError),

@@ -13,6 +13,7 @@ mod files;
 mod pack;
 mod plan;
 mod publisher;
+mod sign;
 mod state;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub use self::encode::put;
 pub use self::error::Error;
 use self::plan::Plan;
 use self::publisher::Publisher;
+pub use self::sign::{KeyFileError, SignError, SigningKeys};
 use crate::block::BlockStore;
 use crate::eris::ReadCapability;
 use crate::store::catalog::Kind;
@@ -35,6 +37,10 @@ pub const FORMAT: &str = "application/x-nix-archive+zstd";
 pub struct Settings {
     /// A directory for narinfos, listings and `nix-cache-info`.
     pub narinfo: Option<PathBuf>,
+    /// Write also the seekable NARs there, so that any web server of that directory serves stock Nix and Guix.
+    pub nars: bool,
+    /// The keys that sign the narinfos.
+    pub keys: SigningKeys,
     /// Publish also what the paths refer to, directly or not.
     pub closure: bool,
     /// The store directory for what is in no store; else that of the store paths among the paths, else the one

@@ -14,6 +14,7 @@ use super::database::PathInfo;
 use super::encode::{Encoded, Failure, Puts, Sink, encode};
 use super::files::Files;
 use super::plan::{Identity, Subject};
+use super::sign::SigningKeys;
 use super::state::{Key, Record, State};
 use super::{Error, Event, FORMAT, Observer, Published, PublishedPath, Settings, blocking, pack};
 use crate::block::{self, BlockStore};
@@ -34,6 +35,8 @@ pub(super) struct Publisher {
     store: Arc<dyn BlockStore>,
     store_dir: StoreDir,
     files: Option<Files>,
+    nars: bool,
+    keys: SigningKeys,
     state: Option<State>,
     profile: Option<Profile>,
     observer: Arc<dyn Observer>,
@@ -58,13 +61,14 @@ impl Publisher {
         settings: &Settings,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, Error> {
+        settings.keys.check(&store_dir)?;
         let files = settings.narinfo.as_ref().map(|directory| Files::open(directory, &store_dir));
         let state = settings.state.as_ref().and_then(|file| {
             let opened = State::open(file);
             opened.inspect_err(|error| forgets(file, error)).ok()
         });
-        let profile = settings.profile.clone();
-        Ok(Self { store, store_dir, files: files.transpose()?, state, profile, observer })
+        let (nars, keys, profile) = (settings.nars, settings.keys.clone(), settings.profile.clone());
+        Ok(Self { store, store_dir, files: files.transpose()?, nars, keys, state, profile, observer })
     }
 
     /// Publishes everything, then the catalog. After an error, what is done is made to last before the error is returned.
@@ -134,10 +138,13 @@ impl Publisher {
             format: format!("{FORMAT}; frame={FRAME_SIZE}; level={LEVEL}{}", profiled.unwrap_or_default()),
         };
         let before = self.clone().recorded(key.clone()).await;
+        let nar_file =
+            self.files.as_ref().filter(|_| self.nars).map(|files| files.nar_file(path)).transpose()?;
         let mut puts = Puts::All;
         if let Some(record) = before {
             let complete = is_complete(&*self.store, &record.capability).await;
-            if complete.map_err(|source| Error::Store { what, source })? {
+            let lacks_nar = nar_file.as_ref().is_some_and(|file| !has_length(file, record.packed_size));
+            if complete.map_err(|source| Error::Store { what, source })? && !lacks_nar {
                 if listing.is_none() && self.files.as_ref().is_some_and(|files| !files.has_listing(path)) {
                     listing = Some(self.hash(&location, info.nar_hash).await?);
                 }
@@ -149,13 +156,16 @@ impl Publisher {
         }
         let nar_bytes = info.nar_size.filter(|_| !counted);
         self.observer.observe(Event::Packing { path, nar_bytes });
-        let put = pack::pack(&*self.store, puts, &location, profile, self.observer.clone()).await?;
+        let put = pack::pack(&*self.store, puts, &location, profile, nar_file, self.observer.clone()).await?;
         if put.nar_hash != info.nar_hash {
             let (path, expected) = (location, info.nar_hash);
             return Err(match registered {
                 true => Error::NarHash { path, expected, found: put.nar_hash },
                 false => Error::Changed { path },
             });
+        }
+        if let Some(nar) = put.nar {
+            blocking(move || nar.keep()).await?;
         }
         self.observer.observe(Event::Done { path, reused: None });
         let narinfo = self.narinfo(&info, &put.record)?;
@@ -222,7 +232,7 @@ impl Publisher {
             let store_path = self.store_dir.join(&info.path);
             Error::Narinfo { store_path, source }
         };
-        Narinfo::builder(self.store_dir.clone(), path, info.nar_hash, record.nar_size)
+        let narinfo = Narinfo::builder(self.store_dir.clone(), path, info.nar_hash, record.nar_size)
             .references(info.references.iter().cloned())
             .deriver(info.deriver.clone())
             // One of a kind that this program does not know is left out.
@@ -230,7 +240,8 @@ impl Publisher {
             .download(download)
             .eris(FORMAT, &record.capability.to_string())
             .build()
-            .map_err(failed)
+            .map_err(failed)?;
+        Ok(self.keys.sign(&narinfo)?)
     }
 
     /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Returns the blocks put. Blocks that
@@ -294,6 +305,10 @@ impl Publisher {
     async fn sync(&self, what: &str) -> Result<(), Error> {
         self.store.sync().await.map_err(|source| store_error(what, source))
     }
+}
+
+fn has_length(file: &Path, length: u64) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.len() == length)
 }
 
 fn store_error(what: &str, source: block::Error) -> Error {
