@@ -11,7 +11,16 @@ use super::scratch::{Scratch, text};
 fn binary_cache(scratch: &Scratch, path: &str) -> PathBuf {
     let directory = scratch.folder("cache-of-ours");
     let (blocks, location) = (scratch.blocks(), on_this_machine(path));
-    let arguments = ["publish", "--blocks", &blocks, "--closure", "--json", "--narinfo", text(&directory), text(&location)];
+    let arguments = [
+        "publish",
+        "--blocks",
+        &blocks,
+        "--closure",
+        "--json",
+        "--narinfo",
+        text(&directory),
+        text(&location),
+    ];
     let published: serde_json::Value = serde_json::from_slice(&scratch.run(arguments).bytes()).unwrap();
     for path in published["paths"].as_array().unwrap() {
         let (urn, path) = (path["urn"].as_str().unwrap(), path["storePath"].as_str().unwrap());
@@ -36,7 +45,8 @@ fn nix_takes_the_seekable_archive() {
     let (scratch, nix) = (Scratch::new(), Client::nix());
     let path = store_path("NIX", "hello-offline-1.0");
     let (_server, url) = web_server(&binary_cache(&scratch, &path));
-    nix.run(&url, &format!("nix --option require-sigs false copy --from {url} {path} && {path}/bin/hello")).text();
+    nix.run(&url, &format!("nix --option require-sigs false copy --from {url} {path} && {path}/bin/hello"))
+        .text();
     nix.run(&url, &format!("! nix-store -r {path}")).text();
     let _ = nix_copies;
 }
