@@ -13,25 +13,26 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
     ("store", &["compress"]),
     ("block", &["eris"]),
     ("content", &["block", "compress", "eris", "nar"]),
-    ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
+    ("download", &["block", "compress", "content", "eris", "nar", "store"]),
+    ("tree", &["block", "compress", "content", "download", "eris", "nar", "store"]),
     ("offline", &["block", "content", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
-    ("serve", &["block", "compress", "content", "eris", "metrics", "nar", "store", "tree"]),
+    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "control", "eris", "fuse", "metrics", "nar", "offline",
+            "block", "compress", "config", "content", "control", "download", "eris", "fuse", "metrics", "nar", "offline",
             "publish", "serve", "store", "tree",
         ],
     ),
