@@ -9,10 +9,13 @@ mod binding;
 mod catalog;
 mod encoded;
 mod error;
+mod fallback;
 mod inode;
 mod nar_stream;
 mod object;
 mod objects;
+mod offered;
+mod open_path;
 mod opening;
 mod plan;
 mod read_dir;
@@ -31,13 +34,14 @@ pub use nar_stream::NarStream;
 pub use object::{Expected, Object};
 pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
-pub use sources::Sources;
+pub use sources::{Sources, Substitutes};
 pub use trust::Trust;
 pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 use std::path::PathBuf;
 
+use crate::nar::{self, NodeId};
 use objects::Objects;
 
 /// What `stat` says of a node.
@@ -63,6 +67,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What a catalog should say of the top of a tree.
+    fn of(listing: &nar::Listing) -> Self {
+        let (kind, number) = match listing.kind(NodeId::ROOT) {
+            nar::Kind::Directory => (Kind::Directory, listing.subdirectories(NodeId::ROOT).into()),
+            nar::Kind::File { executable: true, size, .. } => (Kind::Executable, size),
+            nar::Kind::File { executable: false, size, .. } => (Kind::Regular, size),
+            nar::Kind::Symlink => (Kind::Symlink, listing.target(NodeId::ROOT).len() as u64),
+        };
+        Facts { kind, number }
+    }
+
     /// The attributes that follow.
     fn attr(self, inode: Inode) -> Attr {
         let (size, links) = match self.kind {

@@ -4,16 +4,19 @@
 //! headers and hopping over the contents. What is no NAR at all is shown as one file.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::encoded::{Encoded, Form};
+use super::fallback::Fallback;
 use super::inode::MAX_NODES;
 use super::opening::{Opening, TAIL};
+use super::sources::FIRST;
 use super::{Error, Facts, Fault};
 use crate::compress::Compression;
 use crate::content::{self, Content, Deadline, Fetch, FrameCache, Limits};
+use crate::download;
 use crate::eris::ReadCapability;
 use crate::nar::{Kind, Listing, NodeId};
 use crate::store::Profile;
@@ -41,8 +44,11 @@ pub struct Expected {
 pub struct Object {
     name: String,
     encoded: Encoded,
-    listing: Listing,
+    listing: Arc<Listing>,
     profile: Option<Profile>,
+    /// The NAR on this disk, since it had to be fetched as a whole.
+    archive: OnceLock<Encoded>,
+    fallback: Option<Arc<Fallback>>,
 }
 
 impl Object {
@@ -58,19 +64,52 @@ impl Object {
         let content = Content::open(fetch, capability, limits, deadline);
         let content = Arc::new(content.await.map_err(|source| opening.read_error(source))?);
         let (form, listing, profile) = opening.find_form(&content).await?;
+        if opening.expected.nar_size.is_some() && matches!(form, Form::File) {
+            return Err(opening.fault(Fault::NotNar));
+        }
+        let Expected { name, facts, .. } = opening.expected;
+        Self::of(name, Encoded { content, form }, Arc::new(listing), facts, profile)
+    }
+
+    /// What `encoded` holds, if that is what a catalog says of it.
+    pub(super) fn of(
+        name: String,
+        encoded: Encoded,
+        listing: Arc<Listing>,
+        facts: Option<Facts>,
+        profile: Option<Profile>,
+    ) -> Result<Self, Error> {
+        let fault = |fault| Error::Object { name: name.clone(), fault: Arc::new(fault) };
         if listing.len() > MAX_NODES {
-            return Err(opening.fault(Fault::TooManyNodes { found: listing.len() }));
+            return Err(fault(Fault::TooManyNodes { found: listing.len() }));
         }
-        let expected = opening.expected.facts;
-        let encoded = Encoded { content, form };
-        let object = Object { name: opening.expected.name.clone(), encoded, listing, profile };
-        match expected {
+        let found = Facts::of(&listing);
+        match facts {
             // The kernel has been told what the catalog says: other facts would cut files off.
-            Some(expected) if expected != object.facts() => {
-                Err(opening.fault(Fault::Facts { expected, found: object.facts() }))
-            }
-            _ => Ok(object),
+            Some(expected) if expected != found => Err(fault(Fault::Facts { expected, found })),
+            _ => Ok(Object { name, encoded, listing, profile, archive: OnceLock::new(), fallback: None }),
         }
+    }
+
+    /// The same object, with another way to its bytes.
+    pub(super) fn with_fallback(self, fallback: Option<Arc<Fallback>>) -> Self {
+        Object { fallback, ..self }
+    }
+
+    /// From what it is read now: `eris`, or `nar` where that had to be downloaded as a whole.
+    pub(super) fn source(&self) -> &'static str {
+        let is_download = self.fallback.as_ref().is_some_and(|fallback| fallback.gave(self.content()));
+        if is_download { "nar" } else { "eris" }
+    }
+
+    /// The other way to its bytes.
+    pub(super) fn fallback(&self) -> Option<&Arc<Fallback>> {
+        self.fallback.as_ref()
+    }
+
+    /// What it is read from now.
+    pub(super) fn encoded(&self) -> &Encoded {
+        self.archive.get().unwrap_or(&self.encoded)
     }
 
     /// The tree.
@@ -90,38 +129,31 @@ impl Object {
 
     /// The read capability that it was opened by.
     pub fn capability(&self) -> &ReadCapability {
-        self.encoded.content.capability()
+        self.encoded().content.capability()
     }
 
     /// The encoded object.
     pub fn content(&self) -> &Arc<Content> {
-        &self.encoded.content
+        &self.encoded().content
     }
 
     /// How the archive is compressed in the content; `None` if the content is no archive.
     pub fn compression(&self) -> Option<Compression> {
-        self.encoded.compression()
+        self.encoded().compression()
     }
 
     pub(super) fn form(&self) -> &Form {
-        &self.encoded.form
+        &self.encoded().form
     }
 
     /// Size of the NAR in bytes (of the file, where it is no NAR).
     pub fn nar_size(&self) -> u64 {
-        self.encoded.nar_size()
+        self.encoded().nar_size()
     }
 
     /// What a catalog that lists it should say of it.
     pub fn facts(&self) -> Facts {
-        let listing = &self.listing;
-        let (kind, number) = match listing.kind(NodeId::ROOT) {
-            Kind::Directory => (super::Kind::Directory, listing.subdirectories(NodeId::ROOT).into()),
-            Kind::File { executable: true, size, .. } => (super::Kind::Executable, size),
-            Kind::File { executable: false, size, .. } => (super::Kind::Regular, size),
-            Kind::Symlink => (super::Kind::Symlink, listing.target(NodeId::ROOT).len() as u64),
-        };
-        Facts { kind, number }
+        Facts::of(&self.listing)
     }
 
     /// Bytes of memory that it holds.
@@ -142,18 +174,63 @@ impl Object {
         let Some((start, size)) = self.extent(node) else { return Err(Error::IsDirectory) };
         let from = offset.min(size);
         let to = offset.saturating_add(length).min(size);
-        let read = self.read_range(start + from..start + to, frames, deadline).await;
-        read.map_err(|source| Error::Read { name: self.path_of(node), source })
+        let range = start + from..start + to;
+        match &self.fallback {
+            Some(fallback) if !deadline.is_ahead() => {
+                self.read_either(node, range, frames, deadline, fallback).await
+            }
+            _ => self.encoded().read_range(range, frames, deadline).await.map_err(self.read_error(node)),
+        }
     }
 
-    /// Bytes of the NAR (of the file, where it is no NAR).
+    /// Bytes of the NAR from what it is read from now; if that fails, from the NAR as a whole.
+    async fn read_either(
+        &self,
+        node: NodeId,
+        range: Range<u64>,
+        frames: &FrameCache,
+        deadline: Deadline,
+        fallback: &Fallback,
+    ) -> Result<Bytes, Error> {
+        let first = match (self.archive.get(), fallback.given_up()) {
+            (Some(archive), _) => archive.read_range(range.clone(), frames, deadline).await,
+            (None, Some(error)) => Err(error),
+            (None, None) => self.encoded.read_range(range.clone(), frames, deadline.share(FIRST)).await,
+        };
+        let error = match first {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        fallback.give_up(error.clone());
+        let archive = match fallback.archive(deadline).await {
+            Ok(archive) => archive,
+            Err(nar) => {
+                if !matches!(nar, download::Error::Overdue { .. }) {
+                    fallback.try_again();
+                }
+                return Err(Error::Neither { eris: Box::new(self.read_error(node)(error)), nar });
+            }
+        };
+        if archive.listing != self.listing {
+            return Err(Error::Object { name: self.path_of(node), fault: Arc::new(Fault::Disagrees) });
+        }
+        let opened = fallback.open(&archive, deadline).await?;
+        let archive = self.archive.get_or_init(|| opened);
+        archive.read_range(range, frames, deadline).await.map_err(self.read_error(node))
+    }
+
+    fn read_error(&self, node: NodeId) -> impl Fn(content::Error) -> Error {
+        move |source| Error::Read { name: self.path_of(node), source }
+    }
+
+    /// Bytes of the NAR (of the file, where it is no NAR) from what it is read from now.
     pub async fn read_range(
         &self,
         range: Range<u64>,
         frames: &FrameCache,
         deadline: Deadline,
     ) -> Result<Bytes, content::Error> {
-        self.encoded.read_range(range, frames, deadline).await
+        self.encoded().read_range(range, frames, deadline).await
     }
 
     /// Fetches and decodes a range of the NAR (of the file, where it is no NAR) ahead of need, in order. `arrived` is called with
@@ -165,22 +242,33 @@ impl Object {
         deadline: Deadline,
         arrived: impl FnMut(u64, Bytes),
     ) -> Result<(), content::Error> {
-        self.encoded.fetch_range(range, frames, deadline, arrived).await
+        match self.is_waiting() {
+            true => Ok(()),
+            false => self.encoded().fetch_range(range, frames, deadline, arrived).await,
+        }
     }
 
     /// Brings the blocks of a range of the NAR into the block cache below, and decodes nothing.
     pub async fn warm(&self, range: Range<u64>, deadline: Deadline) -> Result<(), content::Error> {
-        self.encoded.warm(range, deadline).await
+        match self.is_waiting() {
+            true => Ok(()),
+            false => self.encoded().warm(range, deadline).await,
+        }
+    }
+
+    /// Whether its NAR is on its way: a store that failed is not bothered with what nobody waits for.
+    fn is_waiting(&self) -> bool {
+        self.archive.get().is_none() && self.fallback.as_ref().is_some_and(|it| it.given_up().is_some())
     }
 
     /// The bytes of the encoded object that are fetched for a range of the NAR: whole blocks.
     pub(super) fn blocks(&self, range: Range<u64>) -> Range<u64> {
-        self.encoded.blocks(range)
+        self.encoded().blocks(range)
     }
 
     /// What comes with a range of the NAR, since it cannot be had without: whole frames, or blocks.
     pub fn unit(&self, range: Range<u64>) -> Range<u64> {
-        self.encoded.unit(range)
+        self.encoded().unit(range)
     }
 
     /// The bytes of the encoded object that hold all files at and below a node; empty where there are none.
@@ -197,17 +285,17 @@ impl Object {
                 end = end.max(start + size);
             }
         }
-        self.encoded.encoded(first.unwrap_or(end)..end)
+        self.encoded().encoded(first.unwrap_or(end)..end)
     }
 
     /// Whether its archive is compressed in frames, which are kept decoded.
     pub fn is_seekable(&self) -> bool {
-        matches!(self.encoded.form, Form::Seekable(_))
+        matches!(self.encoded().form, Form::Seekable(_))
     }
 
     /// Where in the NAR the contents of a file begin, and their size; `None` for what is no file.
     pub fn extent(&self, node: NodeId) -> Option<(u64, u64)> {
-        match (self.listing.kind(node), &self.encoded.form) {
+        match (self.listing.kind(node), &self.encoded().form) {
             (Kind::File { size, .. }, Form::File) => Some((0, size)),
             (Kind::File { size, offset, .. }, _) => Some((offset, size)),
             _ => None,

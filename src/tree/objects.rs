@@ -6,10 +6,10 @@ use futures::FutureExt;
 
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
+use super::open_path::OpenPath;
 use super::{Error, Expected, Inode, Object, Sources};
 use crate::block::ByteLru;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
-use crate::eris::ReadCapability;
 use crate::nar::NodeId;
 use crate::store::{HashPart, StorePath};
 
@@ -62,10 +62,15 @@ impl Objects {
         Ok(Some((slot, self.open_slot(slot, deadline).await?)))
     }
 
+    /// The object behind a number, if it is open.
+    pub(super) fn opened(&self, slot: Slot) -> Option<Arc<Object>> {
+        self.opened.lock().expect("no panic while held").get(&slot).cloned()
+    }
+
     /// The object behind a number: from memory, or opened and kept.
     pub(super) async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
-        if let Some(object) = self.opened.lock().expect("no panic while held").get(&slot) {
-            return Ok(object.clone());
+        if let Some(object) = self.opened(slot) {
+            return Ok(object);
         }
         let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
         let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
@@ -88,13 +93,8 @@ impl Objects {
     pub(super) async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
         loop {
             let flight = self.opening.join((occupant.name(), deadline.is_ahead()), || {
-                let (fetch, sources) = (self.fetch.clone(), self.sources.clone());
-                let occupant = occupant.clone();
-                async move {
-                    let (capability, expected) = content_of(&sources, occupant, deadline).await?;
-                    Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
-                }
-                .boxed()
+                let (fetch, sources, occupant) = (self.fetch.clone(), self.sources.clone(), occupant.clone());
+                async move { open(&fetch, &sources, occupant, deadline).await.map(Arc::new) }.boxed()
             });
             match flight.await {
                 // The flight had the deadline of whoever started it; ours may be later.
@@ -113,22 +113,30 @@ impl Objects {
     }
 }
 
-/// Which content a name stands for, and what is known of it beforehand.
-async fn content_of(
+async fn open(
+    fetch: &Arc<Fetch>,
     sources: &Sources,
     occupant: Occupant,
     deadline: Deadline,
-) -> Result<(ReadCapability, Expected), Error> {
+) -> Result<Object, Error> {
     let (path, facts) = match occupant {
         Occupant::Content(capability) => {
             let name = content::Name::from(&*capability).to_string();
             let expected = Expected { name, form: None, nar_size: None, facts: None, limit: UNLIMITED };
-            return Ok((*capability, expected));
+            return Object::open(fetch.clone(), *capability, expected, deadline).await;
         }
         Occupant::Path { path, facts } => (path, facts),
     };
+    let name = path.to_string();
     match sources.resolve(path.hash_part(), deadline).await? {
-        Some(resolved) => super::binding(&path, facts, &resolved.narinfo),
-        None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
+        Some(resolved) if *resolved.narinfo.store_path() == path => {
+            let substitutes = sources.substitutes.as_ref();
+            OpenPath { fetch, substitutes, resolved: &resolved, facts, deadline }.open().await
+        }
+        Some(other) => {
+            let found = format!("it is that of {}", other.narinfo.store_path());
+            Err(Error::NoBinding { name, found })
+        }
+        None => Err(Error::NoBinding { name, found: "no narinfo".into() }),
     }
 }

@@ -53,6 +53,7 @@ impl Opening {
                 Some(found) => self.seekable(content, found).await,
                 None => Err(self.fault(Fault::NotSeekable)),
             },
+            Some(_) => Err(self.fault(Fault::NotSeekable)),
             None => self.guess(content).await,
         }
     }

@@ -157,7 +157,8 @@ impl Tree {
     async fn lookup_root(&self, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
         let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
         if let Ok(capability) = name.parse::<ReadCapability>() {
-            return self.lookup_content(capability, deadline).await.map(Some);
+            let occupant = Occupant::Content(Box::new(capability));
+            return self.lookup_opened(occupant, deadline).await.map(Some);
         }
         let Ok(wanted) = name.parse::<StorePath>() else { return Ok(None) };
         let Some((path, facts)) = self.objects.sources.find(wanted.hash_part(), deadline).await? else {
@@ -166,12 +167,16 @@ impl Tree {
         if path != wanted {
             return Ok(None);
         }
-        let inode = Inode::new(self.objects.occupants.slot(Occupant::Path { path, facts }), NodeId::ROOT);
+        let occupant = Occupant::Path { path, facts };
+        if facts.is_none() {
+            return self.lookup_opened(occupant, deadline).await.map(Some);
+        }
+        let inode = Inode::new(self.objects.occupants.slot(occupant), NodeId::ROOT);
         self.attr(inode, deadline).await.map(Some)
     }
 
-    async fn lookup_content(&self, capability: ReadCapability, deadline: Deadline) -> Result<Attr, Error> {
-        let occupant = Occupant::Content(Box::new(capability));
+    /// The attributes of what has to be opened before they are known.
+    async fn lookup_opened(&self, occupant: Occupant, deadline: Deadline) -> Result<Attr, Error> {
         if let Some(slot) = self.objects.occupants.find(&occupant) {
             let object = self.objects.open_slot(slot, deadline).await?;
             return Ok(self.node_attr(slot, &object, NodeId::ROOT));

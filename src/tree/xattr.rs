@@ -46,7 +46,10 @@ impl Tree {
             ("narsize", narinfo.nar_size().to_string()),
             ("trust", resolved.trust.to_string()),
         ];
-        if let Some(binding) = narinfo.eris().first() {
+        if let Some(object) = self.objects.opened(inode.slot()) {
+            known.push(("source", object.source().to_owned()));
+        }
+        if let Some(binding) = resolved.bound.first() {
             known.push(("urn", binding.urn.clone()));
             known.extend(binding.format.clone().map(|format| ("format", format)));
         }
