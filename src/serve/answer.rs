@@ -145,7 +145,7 @@ impl Failure for tree::Error {
         match self {
             tree::Error::NoBinding { .. } => StatusCode::NOT_FOUND,
             tree::Error::Read { source, .. } => source.status(),
-            tree::Error::Overdue { .. } => StatusCode::GATEWAY_TIMEOUT,
+            error if error.is_overdue() => StatusCode::GATEWAY_TIMEOUT,
             tree::Error::Catalog { source, .. } => match &**source {
                 tree::CatalogError::Content(source) => source.status(),
                 tree::CatalogError::Format(_) => StatusCode::BAD_GATEWAY,

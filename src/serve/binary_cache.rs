@@ -13,7 +13,7 @@ use super::body::{Budget, Payload, Pieces, Source, held};
 use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
-use crate::store::HashPart;
+use crate::store::{HashPart, StoreDir};
 use crate::tree::{self, Object, Tree};
 
 const NAR: &str = "application/x-nix-nar";
@@ -21,6 +21,9 @@ const NAR: &str = "application/x-nix-nar";
 const ABSENT: HeaderValue = HeaderValue::from_static("max-age=60");
 /// How long a client may remember that nobody could say whether there is such a path: long enough to do without it now.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("max-age=10");
+
+/// That of cache.nixos.org.
+const CATALOG_PRIORITY: u32 = 40;
 
 /// Store paths as resources: those that catalogs list, and those that substitute servers have.
 #[derive(Debug)]
@@ -36,20 +39,49 @@ impl BinaryCache {
         BinaryCache { tree, budget, lookup }
     }
 
-    /// What the catalogs are, a line each. Not by which URN: whoever knows that can read them.
+    /// What the catalogs and the servers are, a line each. Not by which URN: whoever knows that can read them.
     pub(super) fn description(&self) -> String {
-        let lines = self.tree.catalogs().iter().map(|catalog| {
+        let catalogs = self.tree.catalogs().iter().map(|catalog| {
             let paths = catalog.len();
             format!("catalog: {paths} store path{} of {}\n", plural(paths), catalog.store_dir().as_str())
         });
-        lines.collect()
+        let servers = self.tree.substitutes().map(|substitutes| substitutes.substituters().status());
+        let servers = servers.into_iter().flatten().filter(|server| !server.overlay);
+        catalogs.chain(servers.map(|server| format!("substitute server: {}\n", server.name))).collect()
     }
 
-    /// `/nix-cache-info`: the store directory decides whether a client takes anything from here.
+    /// `/nix-cache-info`: the store directory decides whether a client takes anything from here. This server stands for those
+    /// behind it: it has the best of their priorities.
     pub(super) async fn info(&self) -> Answer {
-        let Some(store_dir) = self.tree.store_dir() else { return answer::not_found() };
-        let info = format!("StoreDir: {}\nWantMassQuery: 1\nPriority: 40\n", store_dir.as_str());
+        let catalogs =
+            self.tree.catalogs().store_dir().map(|store_dir| (store_dir.clone(), CATALOG_PRIORITY));
+        let (store_dir, priority) = match (self.servers_info().await, catalogs) {
+            (Some((_, of_servers)), Some((store_dir, of_catalogs))) => {
+                (store_dir, of_servers.min(of_catalogs))
+            }
+            (Some(known), None) | (None, Some(known)) => known,
+            // Nix goes on without this server, as it would not at once if it were told that something failed.
+            (None, None) => return answer::not_found(),
+        };
+        let info = format!("StoreDir: {}\nWantMassQuery: 1\nPriority: {priority}\n", store_dir.as_str());
         answer::whole(StatusCode::OK, "text/x-nix-cache-info", info)
+    }
+
+    /// What the substitute servers say of themselves, as far as they do.
+    async fn servers_info(&self) -> Option<(StoreDir, u32)> {
+        let substitutes = self.tree.substitutes()?;
+        match substitutes.learn_store_dir(Deadline::after(self.lookup)).await {
+            Ok(store_dir) => {
+                let servers = substitutes.substituters().status();
+                let stated =
+                    servers.iter().filter(|server| !server.overlay).filter_map(|server| server.priority);
+                Some((store_dir.clone(), stated.min().unwrap_or(CATALOG_PRIORITY)))
+            }
+            Err(error) => {
+                tracing::warn!("nix-cache-info: {error}");
+                None
+            }
+        }
     }
 
     /// The narinfo byte for byte, but for where it leads, which is here.
@@ -86,7 +118,7 @@ impl BinaryCache {
         }
     }
 
-    /// The tree of a store path, as Nix lists it.
+    /// The tree of a store path, as Nix lists it, if it is known without a download.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
         let (object, body) = match self.open(hash_part).await {
             Ok(opened) => opened,
@@ -188,7 +220,7 @@ impl BinaryCache {
     /// The object of a store path, and the right to send it; else the refusal.
     async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, OwnedSemaphorePermit), Answer> {
         let body = self.body().await?;
-        match self.tree.object(hash_part, self.deadline()).await {
+        match self.tree.object_in_parts(hash_part, self.deadline()).await {
             Ok(Some(object)) => Ok((object, body)),
             Ok(None) => Err(answer::not_found()),
             Err(error) => Err(answer::failed(&format_args!("opening {hash_part}"), &error)),

@@ -262,7 +262,9 @@ impl Pieces {
             // Pieces begin at multiples of their size, as frames and blocks do.
             let until = (self.asked / PIECE + 1).saturating_mul(PIECE).min(self.end);
             let range = self.asked..until;
-            let (source, deadline) = (self.source.clone(), Deadline::after(self.budget.patience));
+            // One piece after the other has its time: over a thin link they come in order.
+            let patience = self.budget.patience * (1 + self.ahead.len() as u32);
+            let (source, deadline) = (self.source.clone(), Deadline::after(patience));
             let link = self.checked.as_mut().map(|checked| checked.link(until == self.end));
             let reading = tokio::spawn(async move {
                 let bytes = source.read(range, deadline).await?;

@@ -113,6 +113,24 @@ impl Tree {
         Ok(resolved.map(|resolved| resolved.narinfo))
     }
 
+    /// The store path with this hash part, if it is open or can be opened without reading all of it; else `None`.
+    pub async fn object_in_parts(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Object>>, Error> {
+        let sources = &self.objects.sources;
+        let Some(resolved) = sources.resolve(hash_part, deadline).await? else { return Ok(None) };
+        match self.open_lazily(&resolved, deadline).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if sources.substitutes.is_none() => Err(error),
+            Err(error) => {
+                tracing::debug!("{error}");
+                Ok(None)
+            }
+        }
+    }
+
     /// The NAR of a store path, from its ERIS content as far as that goes, else from a download; `None` if there is no such path.
     pub async fn archive(
         self: &Arc<Self>,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::ahead::Ahead;
 use super::inode::{Occupant, Slot};
 use super::objects::Objects;
-use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Symlinks};
+use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Substitutes, Symlinks};
 use crate::block::BlockStore;
 use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
 use crate::eris::ReadCapability;
@@ -48,6 +48,11 @@ impl Tree {
     /// What the root lists.
     pub fn catalogs(&self) -> &Catalogs {
         &self.objects.sources.catalogs
+    }
+
+    /// The substitute servers that are asked for what no catalog lists.
+    pub fn substitutes(&self) -> Option<&Substitutes> {
+        self.objects.sources.substitutes.as_ref()
     }
 
     /// The directory that all its paths are in, as far as it is known: that of the first catalog, else of the servers.
