@@ -15,7 +15,7 @@ use crate::download::{self, Download};
 use crate::store::{HashPart, NarHash, Narinfo};
 
 /// The NAR of one store path. Its bytes are for those who check its hash themselves: those of a download are given as they arrive.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NarStream {
     tree: Arc<Tree>,
     name: String,
@@ -24,7 +24,7 @@ pub struct NarStream {
     object: Option<Arc<Object>>,
     fallback: Option<Arc<Fallback>>,
     /// Once the object failed, or where there is none.
-    download: Mutex<Option<Arc<Download>>>,
+    download: Arc<Mutex<Option<Arc<Download>>>>,
 }
 
 impl NarStream {
@@ -155,7 +155,7 @@ impl Tree {
             nar_hash: narinfo.nar_hash(),
             object,
             fallback,
-            download: Mutex::default(),
+            download: Arc::default(),
         }))
     }
 

@@ -65,6 +65,20 @@ impl Tree {
         self.objects.fetch.store()
     }
 
+    /// Whether names are looked up at substitute servers, too.
+    pub fn has_substituters(&self) -> bool {
+        self.objects.sources.substitutes.is_some()
+    }
+
+    /// The store path with this hash part; `None` if there is none.
+    pub async fn store_path(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<StorePath>, Error> {
+        Ok(self.objects.sources.find(hash_part, deadline).await?.map(|(path, _)| path))
+    }
+
     /// What everything in it is fetched by.
     pub fn fetch(&self) -> &Arc<Fetch> {
         &self.objects.fetch
