@@ -13,15 +13,19 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
     ("store", &["compress"]),
-    ("block", &["eris"]),
-    ("content", &["block", "compress", "eris", "nar"]),
-    ("download", &["block", "compress", "content", "eris", "nar", "store"]),
-    ("tree", &["block", "compress", "content", "download", "eris", "nar", "store"]),
+    ("flights", &[]),
+    ("http", &[]),
+    ("lru", &[]),
+    ("substituter", &["compress", "flights", "http", "lru", "store"]),
+    ("block", &["eris", "http", "lru"]),
+    ("content", &["block", "compress", "eris", "flights", "nar"]),
+    ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
+    ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
     ("offline", &["block", "content", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
@@ -32,8 +36,23 @@ const ARROWS: [(&str, &[&str]); 16] = [
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "control", "download", "eris", "fuse", "metrics", "nar", "offline",
-            "publish", "serve", "store", "tree",
+            "block",
+            "compress",
+            "config",
+            "content",
+            "control",
+            "download",
+            "eris",
+            "fuse",
+            "http",
+            "metrics",
+            "nar",
+            "offline",
+            "publish",
+            "serve",
+            "store",
+            "substituter",
+            "tree",
         ],
     ),
 ];
@@ -100,14 +119,16 @@ const RESERVED: [Reserved; 9] = [
         },
     },
     Reserved {
-        rule: "only `block` and `serve` speak HTTP",
+        rule: "only `block`, `substituter` and `serve` speak HTTP",
         names: &["hyper", "hyper_util", "http_body_util", "reqwest"],
-        allowed: |file| in_module(file, "block") || in_module(file, "serve"),
+        allowed: |file| {
+            ["block", "http", "serve", "substituter"].iter().any(|module| in_module(file, module))
+        },
     },
     Reserved {
-        rule: "only `block` and `publish` read databases",
+        rule: "only `block`, `substituter` and `publish` read databases",
         names: &["rusqlite"],
-        allowed: |file| in_module(file, "block") || in_module(file, "publish"),
+        allowed: |file| ["block", "publish", "substituter"].iter().any(|module| in_module(file, module)),
     },
     Reserved {
         rule: "a clock that jumps harms nobody: waits and lifetimes go by the monotonic one",
