@@ -62,3 +62,8 @@ pub(super) fn seal(
 fn slices(blocks: &[Vec<u8>]) -> Vec<&[u8]> {
     blocks.iter().map(Vec::as_slice).collect()
 }
+
+/// Encrypts leaves in place, each padded to its block size already, and returns their references.
+pub fn seal_leaves(leaves: &mut [Vec<u8>], secret: &ConvergenceSecret) -> Vec<Reference> {
+    seal(leaves, Some(secret), 0).into_iter().map(|(reference, _)| reference).collect()
+}

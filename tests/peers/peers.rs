@@ -36,6 +36,14 @@ pub fn hash_part(store_path: &str) -> &str {
     &store_path.rsplit('/').next().unwrap()[..32]
 }
 
+/// A call of one of the scripts that drive the peers.
+pub fn kit(script: &str, arguments: &[&str]) -> Command {
+    let mut command =
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kit").join(script));
+    command.args(arguments);
+    command
+}
+
 /// A client with an empty store of its own, which is there from its first call until this is dropped.
 pub struct Client {
     script: &'static str,
@@ -79,9 +87,8 @@ impl Client {
     }
 
     fn command(&self, urls: &str, script: &str) -> Command {
-        let kit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kit");
-        let mut command = Command::new(kit.join(self.script));
-        command.args(["client", urls, "sh", "-c", script]).env(self.variable, &self.name);
+        let mut command = kit(self.script, &["client", urls, "sh", "-c", script]);
+        command.env(self.variable, &self.name);
         command.envs(self.keys.iter().map(|(variable, keys)| (variable, keys)));
         command
     }

@@ -1,52 +1,80 @@
-//! What `erisfs publish --narinfo` writes, served by any web server, is taken by the stock clients.
+//! What `erisfs publish --narinfo DIR --nars` writes, served by any web server, is taken by the stock clients.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::peers::{Client, hash_part, nix_copies, on_this_machine, store_path, web_server};
+use super::peers::{
+    Client, guix_installs, guix_installs_nothing, nix_copies, on_this_machine, root, store_path, web_server,
+};
+use super::process::run;
 use super::scratch::{Scratch, text};
 
-/// Publishes a store path and its closure; the directory is a binary cache then.
+/// The name of the keys that are made for one test.
+const KEY_NAME: &str = "published-1";
+
+/// Publishes a store path and all that it refers to into a directory, which is a binary cache then.
 #[track_caller]
-fn binary_cache(scratch: &Scratch, path: &str) -> PathBuf {
+fn binary_cache(scratch: &Scratch, path: &str, more: &[&str]) -> PathBuf {
     let directory = scratch.folder("cache-of-ours");
     let (blocks, location) = (scratch.blocks(), on_this_machine(path));
-    let arguments = [
-        "publish",
-        "--blocks",
-        &blocks,
-        "--closure",
-        "--json",
-        "--narinfo",
-        text(&directory),
-        text(&location),
-    ];
-    let published: serde_json::Value = serde_json::from_slice(&scratch.run(arguments).bytes()).unwrap();
-    for path in published["paths"].as_array().unwrap() {
-        let (urn, path) = (path["urn"].as_str().unwrap(), path["storePath"].as_str().unwrap());
-        add_archive(scratch, &directory, urn, path);
-    }
+    let mut arguments =
+        vec!["publish", "--blocks", &blocks, "--closure", "--nars", "--narinfo", text(&directory)];
+    arguments.extend(more);
+    arguments.push(text(&location));
+    scratch.run(arguments).text();
     directory
 }
 
-/// Puts the archive where the narinfo says that it is.
+/// A secret key of Nix, and its public one.
 #[track_caller]
-fn add_archive(scratch: &Scratch, directory: &Path, urn: &str, path: &str) {
-    let narinfo = fs::read_to_string(directory.join(format!("{}.narinfo", hash_part(path)))).unwrap();
-    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: ")).unwrap();
-    let file = directory.join(url);
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(file, scratch.run(["get", "--blocks", &scratch.blocks(), urn]).bytes()).unwrap();
+fn nix_key(scratch: &Scratch) -> (PathBuf, String) {
+    let shared = PathBuf::from(super::peers::peer("PEERS")).join("share");
+    let made = tempfile::tempdir_in(shared).unwrap();
+    let inside = format!("/share/{}", made.path().file_name().unwrap().to_str().unwrap());
+    let script = format!("nix-store --generate-binary-cache-key {KEY_NAME} {inside}/sec {inside}/pub");
+    run(&mut super::peers::kit("nix.sh", &["run", "sh", "-c", &script])).text();
+    let secret = scratch.at("nix.sec");
+    fs::copy(made.path().join("sec"), &secret).unwrap();
+    (secret, fs::read_to_string(made.path().join("pub")).unwrap())
 }
 
 #[test]
 #[ignore = "needs real Guix and Nix: tests/peers/run"]
-fn nix_takes_the_seekable_archive() {
+fn nix_takes_what_it_trusts_the_key_of_and_nothing_else() {
     let (scratch, nix) = (Scratch::new(), Client::nix());
     let path = store_path("NIX", "hello-offline-1.0");
-    let (_server, url) = web_server(&binary_cache(&scratch, &path));
-    nix.run(&url, &format!("nix --option require-sigs false copy --from {url} {path} && {path}/bin/hello"))
-        .text();
+    let (secret, public) = nix_key(&scratch);
+    let (_server, url) = web_server(&binary_cache(&scratch, &path, &["--sign-key", text(&secret)]));
     nix.run(&url, &format!("! nix-store -r {path}")).text();
-    let _ = nix_copies;
+    let nix = nix.trusting(&public);
+    nix.run(&url, &format!("nix-store -r {path} && {path}/bin/hello")).text();
+    nix.run(&url, &nix_copies(&url, &path)).text();
+    nix.run(&url, &format!("nix store ls --store {url} --recursive {path}")).text();
+    let script = nix.run(&url, &format!("nix store cat --store {url} {path}/bin/hello")).bytes();
+    assert_eq!(script, fs::read(on_this_machine(&path).join("bin/hello")).unwrap());
+}
+
+#[test]
+#[ignore = "needs real Guix and Nix: tests/peers/run"]
+fn nix_takes_what_is_not_signed_only_if_told_to() {
+    let (scratch, nix) = (Scratch::new(), Client::nix());
+    let path = store_path("NIX", "hello-offline-1.0");
+    let (_server, url) = web_server(&binary_cache(&scratch, &path, &[]));
+    nix.run(&url, &format!("! nix-store -r {path}")).text();
+    nix.run(&url, &format!("nix-store --option require-sigs false -r {path} && {path}/bin/hello")).text();
+}
+
+#[test]
+#[ignore = "needs real Guix and Nix: tests/peers/run"]
+fn guix_takes_what_it_trusts_the_key_of_and_nothing_else() {
+    let (scratch, guix) = (Scratch::new(), Client::guix());
+    let secret = root().join("etc/guix/signing-key.sec");
+    for name in ["hello-offline-1.0", "guix-modules"] {
+        let path = store_path("GUIX", name);
+        let (_server, url) = web_server(&binary_cache(&scratch, &path, &["--sign-key", text(&secret)]));
+        guix.run(&url, &guix_installs(&path)).text();
+    }
+    let path = store_path("GUIX", "hello-offline-1.0");
+    let (_server, url) = web_server(&scratch.at("cache-of-ours"));
+    Client::guix().trusting("").run(&url, &guix_installs_nothing(&path)).text();
 }
