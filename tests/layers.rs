@@ -40,7 +40,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "substituter",
         ],
     ),
-    ("offline", &["block", "content", "eris", "store", "tree"]),
+    ("offline", &["block", "content", "download", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),

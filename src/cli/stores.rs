@@ -1,15 +1,21 @@
 //! The block stores of a view, and the disk cache that downloads need in any case.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use tempfile::TempDir;
 
 use super::disk::DiskFlags;
 use super::{Blocks, Session, opened};
 use crate::block::{Disk, DiskError, DiskSettings, Stack, StackSettings};
+use crate::download::{Downloads, Verified};
+use crate::substituter::Substituters;
+use crate::tree::Substitutes;
 
 /// What the name of a cache that is made for one process begins with.
 const SCRATCH: &str = "erisfs-nars-";
 /// Below a disk cache: which of its contents hold which NAR.
-pub(super) const VERIFIED: &str = "verified";
+const VERIFIED: &str = "verified";
 
 /// Where the blocks of a view come from and stay.
 pub(super) struct Stores {
@@ -66,6 +72,12 @@ impl Stores {
     }
 }
 
-fn cache_url(dir: &std::path::Path) -> String {
+/// The servers, with downloads into `disk`.
+pub(super) fn substitutes_over(substituters: Substituters, disk: Disk) -> Substitutes {
+    let verified = Verified::open(&disk.path().join(VERIFIED));
+    Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified))
+}
+
+fn cache_url(dir: &Path) -> String {
     format!("cache:{}", dir.display())
 }

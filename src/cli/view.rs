@@ -11,16 +11,19 @@ use clap::Args;
 use tempfile::TempDir;
 
 use super::disk::DiskFlags;
-use super::stores::{Stores, VERIFIED};
+use super::stores::{Stores, substitutes_over};
 use super::substituters::SubstituterFlags;
 use super::{Blocks, Session, Usage, patience};
 use crate::block::Stack;
 use crate::content::{Deadline, Fetch};
-use crate::download::{Downloads, Verified};
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
 use crate::substituter::Unsigned;
-use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Sources, Substitutes, Tree};
+use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Sources, Tree};
+
+/// What is said where nothing says what store paths there are.
+pub(super) const NO_SOURCE: &str = "no catalog and no substitute server: give --catalog URN or --substituter URL, or name \
+                                    `catalogs` or `substituters` in the config";
 
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
@@ -90,10 +93,8 @@ impl View {
             return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
         }
         let settings = Settings { sweep_bytes: sweep_bytes(&stack), ..settings };
-        let substitutes = substituters.zip(nars).map(|(substituters, disk)| {
-            let verified = Verified::open(&disk.path().join(VERIFIED));
-            Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified))
-        });
+        let substitutes =
+            substituters.zip(nars).map(|(substituters, disk)| substitutes_over(substituters, disk));
         let sources = Sources { catalogs: Catalogs::new(catalogs), substitutes };
         agree(&sources, timeout).await?;
         Ok(Opened { tree: Arc::new(Tree::new(fetch, sources, settings)), stack, scratch })
@@ -156,9 +157,7 @@ impl Look {
     pub(super) async fn find(&self, session: &Session, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
         let mut below = path.as_bytes();
         if self.view.catalogs(session).is_empty() && !tree.has_substituters() && !below.starts_with(b"urn:") {
-            let reason = "no catalog and no substitute server: give --catalog URN or --substituter URL, or name \
-                          `catalogs` or `substituters` in the config";
-            return Err(Usage(reason.into()).into());
+            return Err(Usage(NO_SOURCE.into()).into());
         }
         if let Some(store_dir) = tree.store_dir()
             && let Some(rest) = below.strip_prefix(store_dir.as_str().as_bytes())

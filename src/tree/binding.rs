@@ -4,31 +4,16 @@ use super::object::UNLIMITED;
 use super::{Error, Expected, Facts};
 use crate::compress::{self, Compression};
 use crate::eris::ReadCapability;
+use crate::store::Narinfo;
 use crate::store::narinfo::ErisBinding;
-use crate::store::{Narinfo, StorePath};
 
 /// What an object may have beyond twice the size that its narinfo announces: the parts that are not contents.
 const SLACK: u64 = 1 << 20;
 
-/// The content of the store path `path`, which a catalog lists with `facts` and `narinfo`.
+/// The content that one of the ERIS fields of a narinfo (or of an overlay) names.
 ///
 /// # Errors
 /// [`Error::NoBinding`] and [`Error::Urn`].
-pub fn binding(
-    path: &StorePath,
-    facts: Option<Facts>,
-    narinfo: &Narinfo,
-) -> Result<(ReadCapability, Expected), Error> {
-    let name = path.to_string();
-    let no_binding = |found: &str| Error::NoBinding { name: name.clone(), found: found.to_owned() };
-    if narinfo.store_path() != path {
-        return Err(no_binding(&format!("it is that of {}", narinfo.store_path())));
-    }
-    let binding = narinfo.eris().first().ok_or_else(|| no_binding("no ERIS field"))?;
-    bound(facts, narinfo, binding)
-}
-
-/// The content that one of the ERIS fields of a narinfo (or of an overlay) names.
 pub(super) fn bound(
     facts: Option<Facts>,
     narinfo: &Narinfo,

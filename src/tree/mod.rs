@@ -26,7 +26,6 @@ mod xattr;
 
 pub use crate::store::catalog::Kind;
 pub use ahead::{Profiles, ProfilesError, Pushed, read_profile};
-pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
 pub use error::{Error, Fault};
 pub use inode::Inode;
@@ -34,7 +33,7 @@ pub use nar_stream::NarStream;
 pub use object::{Expected, Object};
 pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
-pub use sources::{Sources, Substitutes};
+pub use sources::{Resolved, Sources, Substitutes};
 pub use trust::Trust;
 pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;

@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 use super::binding::bound;
 use super::fallback::Fallback;
 use super::sources::{FIRST, Resolved, Substitutes};
-use super::{Error, Expected, Facts, Fault, Object};
+use super::{Error, Facts, Fault, Object};
 use crate::compress::Compression;
 use crate::content::{Deadline, Fetch};
 use crate::download::{FromContent, Known};
@@ -55,12 +55,18 @@ impl OpenPath<'_> {
             }
         }
         if let Some(substitutes) = self.substitutes {
-            for known in self.known(substitutes).await {
+            for known in substitutes.known(self.resolved).await {
                 // What was downloaded is on this disk alone; other contents are where blocks come from.
                 let on_disk = (known.form == Compression::None).then(|| substitutes.downloads.fetch());
                 let bound_anyway = !self.resolved.bound.is_empty();
                 for fetch in on_disk.into_iter().chain((!bound_anyway).then_some(self.fetch)) {
-                    match Object::open(fetch.clone(), known.capability, self.expected(known), patience).await
+                    match Object::open(
+                        fetch.clone(),
+                        known.capability,
+                        self.resolved.expected(known, self.facts),
+                        patience,
+                    )
+                    .await
                     {
                         Ok(object) => return Ok(object.with_fallback(self.fallback(false))),
                         Err(error) => tracing::debug!("opening what was hashed before: {error}"),
@@ -145,21 +151,5 @@ impl OpenPath<'_> {
     fn whole(&self, substitutes: &Substitutes, contents_first: bool) -> Arc<Fallback> {
         let contents = self.resolved.bound.iter().chain(&self.resolved.unbound);
         Fallback::new(substitutes, self.resolved, self.fetch, contents, contents_first)
-    }
-
-    async fn known(&self, substitutes: &Substitutes) -> Vec<Known> {
-        let (downloads, nar_hash) = (substitutes.downloads.clone(), self.resolved.narinfo.nar_hash());
-        spawn_blocking(move || downloads.verified().get(nar_hash)).await.unwrap_or_default()
-    }
-
-    fn expected(&self, known: Known) -> Expected {
-        let nar_size = self.resolved.narinfo.nar_size();
-        Expected {
-            name: self.path().to_string(),
-            form: Some(known.form),
-            nar_size: Some(nar_size),
-            facts: self.facts,
-            limit: super::binding::limit(&self.resolved.narinfo),
-        }
     }
 }

@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Catalogs, Error, Facts, Trust};
-use crate::content::Deadline;
-use crate::download::Downloads;
+use tokio::task::spawn_blocking;
+
+use super::fallback::Fallback;
+use super::{Catalogs, Error, Expected, Facts, Trust, binding};
+use crate::content::{Deadline, Fetch};
+use crate::download::{Download, Downloads, Known};
+use crate::eris::ReadCapability;
 use crate::store::narinfo::ErisBinding;
 use crate::store::{HashPart, Narinfo, StoreDir, StorePath};
 use crate::substituter::{self, Found, Standing, Substituters, Unsigned};
@@ -35,13 +39,42 @@ pub struct Substitutes {
 
 /// What a store path is, and who says so.
 #[derive(Debug, Clone)]
-pub(super) struct Resolved {
+pub struct Resolved {
     pub(super) narinfo: Arc<Narinfo>,
     pub(super) trust: Trust,
     /// ERIS contents of which parts may be shown, the preferred one first.
     pub(super) bound: Vec<ErisBinding>,
     /// ERIS contents that have to be hashed whole before anything is shown.
     pub(super) unbound: Vec<ErisBinding>,
+}
+
+impl Resolved {
+    /// Its narinfo, as the catalog or server has it.
+    pub fn narinfo(&self) -> &Arc<Narinfo> {
+        &self.narinfo
+    }
+
+    /// By what right it is shown.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The ERIS content of which parts may be shown, and what is known of it; `facts` are those of a catalog. `None`: its whole NAR
+    /// has to be hashed first.
+    pub fn content(&self, facts: Option<Facts>) -> Option<Result<(ReadCapability, Expected), Error>> {
+        self.bound.first().map(|binding| binding::bound(facts, &self.narinfo, binding))
+    }
+
+    /// What is known of a content that was hashed to the NAR.
+    pub(super) fn expected(&self, known: Known, facts: Option<Facts>) -> Expected {
+        Expected {
+            name: self.narinfo.store_path().to_string(),
+            form: Some(known.form),
+            nar_size: Some(self.narinfo.nar_size()),
+            facts,
+            limit: binding::limit(&self.narinfo),
+        }
+    }
 }
 
 impl Substitutes {
@@ -67,6 +100,29 @@ impl Substitutes {
         }
         let learnt = self.substituters.store_dir(deadline.instant()).await.map_err(Error::Lookup)?;
         Ok(self.store_dir.get_or_init(|| learnt))
+    }
+
+    /// The contents that were hashed to the NAR of a store path before, the last one first.
+    pub(super) async fn known(&self, resolved: &Resolved) -> Vec<Known> {
+        let (downloads, nar_hash) = (self.downloads.clone(), resolved.narinfo.nar_hash());
+        spawn_blocking(move || downloads.verified().get(nar_hash)).await.unwrap_or_default()
+    }
+
+    /// The content that was hashed to the NAR of a store path last, and what is known of it.
+    pub async fn hashed(&self, resolved: &Resolved) -> Option<(ReadCapability, Expected)> {
+        let known = *self.known(resolved).await.first()?;
+        Some((known.capability, resolved.expected(known, None)))
+    }
+
+    /// Downloads the NAR of a store path, or joins its download. ERIS contents that should hold it are read through `fetch`.
+    pub async fn download(
+        &self,
+        resolved: &Resolved,
+        fetch: &Arc<Fetch>,
+        deadline: Deadline,
+    ) -> Arc<Download> {
+        let contents = resolved.bound.iter().chain(&resolved.unbound);
+        Fallback::new(self, resolved, fetch, contents, false).start(deadline).await
     }
 
     async fn resolve(
@@ -98,7 +154,7 @@ impl Sources {
     }
 
     /// The store path with this hash part; what its top is, where a catalog says so.
-    pub(super) async fn find(
+    pub async fn find(
         &self,
         hash_part: HashPart,
         deadline: Deadline,
@@ -113,11 +169,7 @@ impl Sources {
     }
 
     /// Everything that is known of a store path without opening it.
-    pub(super) async fn resolve(
-        &self,
-        hash_part: HashPart,
-        deadline: Deadline,
-    ) -> Result<Option<Resolved>, Error> {
+    pub async fn resolve(&self, hash_part: HashPart, deadline: Deadline) -> Result<Option<Resolved>, Error> {
         let listed = match self.catalogs.narinfo(hash_part, self.for_catalogs(deadline)).await {
             Ok(Some(narinfo)) => {
                 let (trust, bound) = (Trust::Catalog, narinfo.eris().to_vec());
