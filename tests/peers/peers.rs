@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::process::{Finished, Running, run};
-use super::scratch::text;
+use super::scratch::{Scratch, text};
 
 /// A variable that `tests/peers/run` sets.
 #[track_caller]
@@ -118,6 +118,31 @@ pub fn guix_installs_nothing(path: &str) -> String {
 /// Installs a path by `nix copy`, and fails unless it is right to the last byte then.
 pub fn nix_copies(url: &str, path: &str) -> String {
     format!("nix copy --from '{url}' {path} && nix store verify --no-trust --recursive {path}")
+}
+
+/// A secret key of Nix that is made here, and its public one.
+#[track_caller]
+pub fn nix_key(scratch: &Scratch) -> (PathBuf, String) {
+    let shared = PathBuf::from(peer("PEERS")).join("share");
+    let made = tempfile::tempdir_in(shared).unwrap();
+    let inside = format!("/share/{}", made.path().file_name().unwrap().to_str().unwrap());
+    let script = format!("nix-store --generate-binary-cache-key test-1 {inside}/sec {inside}/pub");
+    run(&mut kit("nix.sh", &["run", "sh", "-c", &script])).text();
+    let secret = scratch.at("nix.sec");
+    fs::copy(made.path().join("sec"), &secret).unwrap();
+    (secret, fs::read_to_string(made.path().join("pub")).unwrap())
+}
+
+/// Starts `erisfs serve` in front of these servers; gives its URL.
+#[track_caller]
+pub fn serve(scratch: &Scratch, servers: &[&str], more: &[&str]) -> (Running, String) {
+    let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
+    arguments.extend(servers.iter().flat_map(|server| ["--substituter", *server]));
+    arguments.extend(more);
+    let mut server = Running::start(&mut scratch.erisfs(arguments));
+    let line = server.line("listening on ");
+    let url = line.split_once("listening on ").unwrap().1.trim_end_matches('/').to_owned();
+    (server, url)
 }
 
 /// Serves a directory as any web server would.

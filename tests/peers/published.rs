@@ -4,13 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::peers::{
-    Client, guix_installs, guix_installs_nothing, nix_copies, on_this_machine, root, store_path, web_server,
+    Client, guix_installs, guix_installs_nothing, nix_copies, nix_key, on_this_machine, root, store_path,
+    web_server,
 };
-use super::process::run;
 use super::scratch::{Scratch, text};
-
-/// The name of the keys that are made for one test.
-const KEY_NAME: &str = "published-1";
 
 /// Publishes a store path and all that it refers to into a directory, which is a binary cache then.
 #[track_caller]
@@ -23,19 +20,6 @@ fn binary_cache(scratch: &Scratch, path: &str, more: &[&str]) -> PathBuf {
     arguments.push(text(&location));
     scratch.run(arguments).text();
     directory
-}
-
-/// A secret key of Nix, and its public one.
-#[track_caller]
-fn nix_key(scratch: &Scratch) -> (PathBuf, String) {
-    let shared = PathBuf::from(super::peers::peer("PEERS")).join("share");
-    let made = tempfile::tempdir_in(shared).unwrap();
-    let inside = format!("/share/{}", made.path().file_name().unwrap().to_str().unwrap());
-    let script = format!("nix-store --generate-binary-cache-key {KEY_NAME} {inside}/sec {inside}/pub");
-    run(&mut super::peers::kit("nix.sh", &["run", "sh", "-c", &script])).text();
-    let secret = scratch.at("nix.sec");
-    fs::copy(made.path().join("sec"), &secret).unwrap();
-    (secret, fs::read_to_string(made.path().join("pub")).unwrap())
 }
 
 #[test]

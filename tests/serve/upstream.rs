@@ -91,7 +91,7 @@ impl Front {
         let disk_settings = DiskSettings { size: 64 << 20, free_floor: 0, resize: true };
         let disk = Disk::open(cache.path(), disk_settings).unwrap();
         let verified = Verified::open(&cache.path().join("verified"));
-        let substitutes = Substitutes::new(Arc::new(substituters.unwrap()), Downloads::new(disk, verified));
+        let substitutes = Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified));
         let urls = [format!("cache:{}", cache.path().display())];
         let settings = StackSettings { memory_bytes: 32 << 20, disk: None, reseed: Vec::new() };
         let store: Arc<dyn BlockStore> = Stack::open(&urls, settings).unwrap().store();
