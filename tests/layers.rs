@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -24,12 +24,13 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("substituter", &["compress", "flights", "http", "lru", "store"]),
     ("block", &["eris", "http", "lru"]),
     ("content", &["block", "compress", "eris", "flights", "nar"]),
-    ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
+    ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
+    ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
     ("offline", &["block", "content", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
-    ("serve", &["block", "compress", "content", "eris", "metrics", "nar", "store", "tree"]),
+    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
@@ -40,6 +41,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "config",
             "content",
             "control",
+            "download",
             "eris",
             "fuse",
             "http",

@@ -388,6 +388,8 @@ impl Opening {
                 Some(found) => self.seekable(content, found).await,
                 None => Err(self.fault(Fault::NotSeekable)),
             },
+            // Compressed in one piece.
+            Some(_) => Err(self.fault(Fault::NotSeekable)),
             None => self.guess(content).await,
         }
     }
