@@ -77,20 +77,10 @@ impl Client {
     /// Runs a shell script in an empty store that is filled from these substitute servers alone.
     #[track_caller]
     pub fn run(&self, urls: &str, script: &str) -> Finished {
-        run(&mut self.command(urls, script))
-    }
-
-    /// As [`run`](Self::run), with what the last call left.
-    #[track_caller]
-    pub fn run_on(&self, urls: &str, script: &str) -> Finished {
-        run(self.command(urls, script).env(format!("{}_KEEP", self.variable), "1"))
-    }
-
-    fn command(&self, urls: &str, script: &str) -> Command {
         let mut command = kit(self.script, &["client", urls, "sh", "-c", script]);
         command.env(self.variable, &self.name);
         command.envs(self.keys.iter().map(|(variable, keys)| (variable, keys)));
-        command
+        run(&mut command)
     }
 
     fn folder(&self) -> PathBuf {

@@ -100,18 +100,20 @@ fn whatever_fails(stand: &Stand, fault: Fault) {
 #[track_caller]
 fn in_the_middle(stand: &Stand, fault: Fault) {
     stand.blocks.set_link(Link::new(1, Some(200_000)));
-    let installed = thread::scope(|scope| {
-        let installed = scope.spawn(|| stand.install());
-        let (end, mut seen) = (Instant::now() + PATIENCE, 0);
-        while seen < 200_000 && Instant::now() < end {
-            thread::sleep(Duration::from_millis(10));
-            seen += stand.blocks.seen().bytes;
-        }
-        stand.blocks.break_with(fault);
-        assert!(seen >= 200_000, "some of it came from blocks");
-        installed.join().unwrap()
+    let blocks = &stand.blocks;
+    thread::scope(|scope| {
+        let broken = scope.spawn(move || {
+            let (end, mut seen) = (Instant::now() + PATIENCE, 0);
+            while seen < 200_000 && Instant::now() < end {
+                thread::sleep(Duration::from_millis(10));
+                seen += blocks.seen().bytes;
+            }
+            blocks.break_with(fault);
+            seen
+        });
+        stand.install().text();
+        assert!(broken.join().unwrap() >= 200_000, "some of it came from blocks");
     });
-    installed.text();
 }
 
 #[test]
