@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::database::DatabaseError;
 use super::sign::SignError;
-use crate::block;
+use crate::block::{self, IndexError};
 use crate::nar::DumpError;
 use crate::store::catalog::WriteError;
 use crate::store::compute::ContentAddressError;
@@ -132,6 +132,9 @@ pub enum Error {
     /// The narinfo cannot be signed.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The index of a directory of files fails.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The catalog cannot be made.
     #[error(transparent)]
     Catalog(#[from] WriteError),

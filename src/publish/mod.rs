@@ -5,6 +5,7 @@
 //! was published before is only checked ([`Settings::state`]). A narinfo is written when the blocks it
 //! promises are safe in the store, so an interrupted run leaves nothing but true narinfos and spare blocks.
 
+mod cached;
 mod check;
 pub mod database;
 mod encode;
@@ -19,6 +20,7 @@ mod state;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::cached::{Binding, bind_cache};
 pub use self::encode::put;
 pub use self::error::Error;
 use self::plan::Plan;
