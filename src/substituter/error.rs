@@ -127,11 +127,17 @@ pub enum Error {
         /// One error for each place that did not just lack it, in the order of preference; never empty.
         failures: Arc<[Error]>,
     },
-    /// No place said in time which store directory its paths are in.
+    /// No server says which store directory its paths are in, since all of them fail.
     #[error("no substitute server answers: {}", Each(failures))]
     NobodyAnswers {
-        /// One error for each place.
+        /// One error for each server.
         failures: Arc<[Error]>,
+    },
+    /// The deadline of whoever asked passed before any server said which store directory its paths are in.
+    #[error("no answer in time from {}", servers.join(", "))]
+    NoStoreDir {
+        /// The servers that were asked.
+        servers: Arc<[String]>,
     },
     /// The deadline of whoever asked passed before any place had a good answer.
     #[error("no answer for {hash_part} in time from {}", servers.join(", "))]
@@ -168,6 +174,7 @@ impl Error {
             | Self::Baking { .. }
             | Self::Truncated { .. }
             | Self::NobodyAnswers { .. }
+            | Self::NoStoreDir { .. }
             | Self::Late { .. } => true,
             Self::NoGood { failures, .. } => failures.iter().any(Self::is_transient),
             _ => false,

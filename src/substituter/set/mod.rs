@@ -1,11 +1,26 @@
 //! Many places asked as one: whose answer is taken, whom to wait for, and what is remembered.
 
+mod health;
+mod memory;
+mod offers;
+mod race;
+mod server;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
 use std::sync::Arc;
 
+use futures::FutureExt;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
 
+use self::memory::Memory;
+use self::server::Server;
 use super::{Error, Substituter};
+use crate::flights::Flights;
 use crate::store::narinfo::{Download, ErisBinding};
 use crate::store::trust::{Signer, TrustedKeys};
 use crate::store::{HashPart, NarHash, Narinfo, StoreDir};
@@ -124,10 +139,28 @@ pub struct ServerStatus {
 /// Substitute servers and overlays, asked as one.
 #[derive(Debug)]
 pub struct Substituters {
-    servers: Vec<Arc<dyn Substituter>>,
-    overlays: Vec<Arc<dyn Substituter>>,
+    set: Arc<Set>,
+    under_way: Flights<HashPart, Result<Option<Arc<Found>>, Error>>,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Set {
+    servers: Vec<Arc<Server>>,
+    overlays: Vec<Arc<Server>>,
     policy: Policy,
-    settings: SetSettings,
+    store_dir: OnceCell<StoreDir>,
+    memory: Memory,
+}
+
+impl Set {
+    /// The servers that are asked, best first.
+    fn ranked(&self) -> Vec<Arc<Server>> {
+        let mut ranked: Vec<_> =
+            self.servers.iter().filter(|server| !server.is_left_out()).cloned().collect();
+        ranked.sort_by_key(|server| server.priority());
+        ranked
+    }
 }
 
 impl Substituters {
@@ -137,39 +170,84 @@ impl Substituters {
         overlays: Vec<Arc<dyn Substituter>>,
         policy: Policy,
         settings: SetSettings,
-    ) -> Result<Self, Error> {
-        Ok(Self { servers, overlays, policy, settings })
+    ) -> Self {
+        let known = |overlay| move |place| Arc::new(Server::new(place, overlay));
+        let set = Set {
+            servers: servers.into_iter().map(known(false)).collect(),
+            overlays: overlays.into_iter().map(known(true)).collect(),
+            policy,
+            store_dir: OnceCell::new_with(settings.store_dir),
+            memory: Memory::new(settings.cache_bytes),
+        };
+        Self { set: Arc::new(set), under_way: Flights::default() }
     }
 
     /// What is believed.
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        &self.set.policy
     }
 
     /// The store directory: that of the settings, or of the first server that states one. Where all answer and none does, it is
     /// that of Guix if only keys of Guix are trusted, else that of Nix.
     pub async fn store_dir(&self, deadline: Instant) -> Result<StoreDir, Error> {
-        let _ = deadline;
-        Ok(self.settings.store_dir.clone().unwrap_or_else(StoreDir::nix))
+        let settled = self.set.store_dir.get_or_try_init(|| settle::store_dir(&self.set));
+        match timeout_at(deadline, settled).await {
+            Ok(store_dir) => store_dir.cloned(),
+            Err(_) => {
+                let servers = self.set.servers.iter().map(|server| server.place.name().to_owned()).collect();
+                Err(Error::NoStoreDir { servers })
+            }
+        }
     }
 
     /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that answer have
     /// none. All servers are asked at once; an answer is kept for an hour, that there is none for a minute.
     pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
-        let _ = (hash_part, deadline);
-        Ok(None)
+        if let Some(known) = self.set.memory.get(hash_part) {
+            return Ok(known);
+        }
+        let store_dir = self.store_dir(deadline).await?;
+        let answer = self.under_way.join(hash_part, || {
+            let set = Arc::clone(&self.set);
+            async move { race::find(&set, hash_part, &store_dir).await }.boxed()
+        });
+        match timeout_at(deadline, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.late(hash_part)),
+        }
+    }
+
+    /// That there is no answer yet, and why.
+    fn late(&self, hash_part: HashPart) -> Error {
+        let ranked = self.set.ranked();
+        match ranked.iter().find(|server| server.is_baking(hash_part)) {
+            Some(baking) => {
+                Error::Baking { server: baking.place.name().into(), hash_part, retry_after: None }
+            }
+            None => {
+                let servers = ranked.iter().map(|server| server.place.name().to_owned()).collect();
+                Error::Late { hash_part, servers }
+            }
+        }
     }
 
     /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not asked: what comes is
-    /// to be hashed.
+    /// to be hashed. Servers that are not ready shortly after the first are left out.
     pub async fn offers(&self, path: HashPart, nar_hash: NarHash, deadline: Instant) -> Vec<Offer> {
-        let _ = (path, nar_hash, deadline);
-        Vec::new()
+        match self.store_dir(deadline).await {
+            Ok(store_dir) => offers::offers(&self.set, path, nar_hash, &store_dir, deadline).await,
+            Err(_) => Vec::new(),
+        }
     }
 
     /// The servers, then the overlays, as they are now.
     pub fn status(&self) -> Vec<ServerStatus> {
-        let _ = &self.servers.len() + &self.overlays.len();
-        Vec::new()
+        self.set.servers.iter().chain(&self.set.overlays).map(|server| server.status()).collect()
+    }
+
+    /// Forgets all answers.
+    #[cfg(test)]
+    fn forget(&self) {
+        self.set.memory.forget();
     }
 }

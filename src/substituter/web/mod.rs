@@ -1,5 +1,6 @@
 //! The web as the substitute servers of this process reach it: one client, its patience, proxies, certificates, passwords.
 
+mod files;
 mod http;
 mod ipfs;
 mod netrc;
@@ -8,10 +9,13 @@ mod proxies;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client};
+use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use tokio::time::timeout;
 
+pub(super) use self::files::{Files, NarUrl};
 pub use self::http::Http;
-pub use self::ipfs::Ipfs;
+pub use self::ipfs::{Ipfs, NotIpfs};
 pub use self::netrc::{Netrc, NetrcError};
 pub use self::proxies::Proxies;
 use super::Error;
@@ -67,8 +71,15 @@ impl Web {
         };
         let certificates = settings.ca.as_deref().map(Certificate::from_pem_bundle).transpose();
         let certificates = certificates.map_err(failed("the certificates"))?;
+        if certificates.as_ref().is_some_and(Vec::is_empty) {
+            let source = Arc::new(std::io::Error::from(std::io::ErrorKind::InvalidData));
+            return Err(Error::Web { what: "the certificates: there is none in PEM".to_owned(), source });
+        }
+        let proxies = settings.proxies.client_proxies()?;
         let client = crate::http::client(|builder| {
+            // Of the environment only `config` knows, which has put it into the settings.
             let builder = builder.no_proxy().connect_timeout(settings.patience.connect);
+            let builder = proxies.iter().cloned().fold(builder, ClientBuilder::proxy);
             match &certificates {
                 Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
                 None => builder,
@@ -76,4 +87,49 @@ impl Web {
         });
         Ok(Self { client: client.map_err(failed("the HTTP client"))?, settings })
     }
+
+    /// Sends a request of `server` and waits for the head of the answer.
+    async fn send(&self, server: &Arc<str>, request: RequestBuilder) -> Result<Response, Error> {
+        let Patience { answer, connect, .. } = self.settings.patience;
+        let timed_out = |after| Error::TimedOut { server: Arc::clone(server), after };
+        // A compressed answer would have to be told from a compressed file.
+        let request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        match timeout(answer, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_redirect() => {
+                Err(Error::Refused { server: Arc::clone(server), reason: "too many redirects".to_owned() })
+            }
+            Ok(Err(error)) if error.is_timeout() => Err(timed_out(connect)),
+            Ok(Err(error)) => Err(unavailable(server, None, error)),
+            Err(_) => Err(timed_out(answer)),
+        }
+    }
+}
+
+/// The address is left out: it may be that of a redirect, with a secret in it.
+fn unavailable(server: &Arc<str>, retry_after: Option<Duration>, error: reqwest::Error) -> Error {
+    Error::Unavailable { server: Arc::clone(server), retry_after, source: Arc::new(error.without_url()) }
+}
+
+/// What an answer means that is neither the thing nor that it is not there.
+fn refusal(server: &Arc<str>, response: &Response) -> Error {
+    let (status, server) = (response.status(), Arc::clone(server));
+    let now = status.is_server_error()
+        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+    if now {
+        let retry_after = crate::http::retry_after(response.headers());
+        return Error::Unavailable { server, retry_after, source: Arc::new(NotNow(status)) };
+    }
+    Error::Refused { server, reason: format!("HTTP status {status}") }
+}
+
+/// A status by which a server says that it cannot answer now.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {0}")]
+struct NotNow(StatusCode);
+
+/// Whether a server says that it does not have a thing. A bucket of S3 that may not be listed says 403 for what is not there, and so Nix takes
+/// it for the same.
+fn is_absent(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN)
 }
