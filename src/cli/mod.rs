@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod disk;
 mod get;
+mod index;
 mod keys;
 mod ls;
 mod mount;
@@ -63,6 +64,8 @@ enum Command {
     Get(get::Get),
     /// Encode store paths, directories or files; the last line printed is the URN of their catalog
     Publish(publish::Publish),
+    /// Index the files of a directory, so that the block store files:PATH gives their blocks
+    Index(index::Index),
     /// List the store paths of a catalog, or a directory in one of them
     Ls(ls::Ls),
     /// Print a file of a store path
@@ -92,7 +95,7 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, files:PATH, http(s)://HOST/
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
@@ -116,7 +119,7 @@ impl Blocks {
                 let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
                 own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
             }
-            url => Ok(url.to_owned()),
+            url => index::with_index(&session.environment, url),
         });
         let named = named.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(named).filter(|urls| !urls.is_empty()))
@@ -185,6 +188,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
         Command::Publish(publish) => publish.run(&context),
+        Command::Index(index) => index.run(&context),
         Command::Ls(ls) => ls.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Stat(stat) => stat.run(&context),

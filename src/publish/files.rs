@@ -55,6 +55,12 @@ impl Files {
         Ok(folder.join(format!("{}.nar.zst", path.hash_part())))
     }
 
+    /// Whether this narinfo is there, word for word.
+    pub fn has_narinfo(&self, narinfo: &Narinfo) -> bool {
+        let path = self.directory.join(narinfo_name(narinfo.store_path()));
+        fs::read(path).is_ok_and(|found| found == narinfo.as_str().as_bytes())
+    }
+
     /// Writes the listing, if there is a new one, and the narinfo.
     pub fn add(&self, narinfo: &Narinfo, listing: Option<&Listing>) -> Result<(), Error> {
         let path = narinfo.store_path();
@@ -71,7 +77,7 @@ impl Files {
                 }
             }
         }
-        self.write(&format!("{}.narinfo", path.hash_part()), narinfo.as_str().as_bytes())
+        self.write(&narinfo_name(path), narinfo.as_str().as_bytes())
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> Result<(), Error> {
@@ -92,6 +98,10 @@ pub(super) fn incoming(directory: &Path) -> io::Result<NamedTempFile> {
         .prefix(".incoming-")
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(directory)
+}
+
+fn narinfo_name(path: &StorePath) -> String {
+    format!("{}.narinfo", path.hash_part())
 }
 
 fn listing_name(path: &StorePath) -> String {

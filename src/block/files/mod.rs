@@ -103,6 +103,11 @@ impl Files {
         }
     }
 
+    /// The URL of a directory with its index.
+    pub fn url(root: &Path, index: &Path) -> String {
+        format!("files:{}{INDEX}{}", root.display(), index.display())
+    }
+
     /// Runs `work` where it may wait for a disk.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> T + Send + 'static) -> T {
         let shared = self.shared.clone();
