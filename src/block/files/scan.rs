@@ -285,7 +285,7 @@ impl Scan<'_> {
 
     /// Takes down where leaves are, and nodes whole.
     fn keep(&mut self, blocks: Vec<SealedBlock>, file: i64, next: &mut u64) -> Result<(), IndexError> {
-        for SealedBlock { level, reference, block } in blocks {
+        for SealedBlock { level, reference, block, .. } in blocks {
             if level > 0 {
                 self.index.add_node(&reference, file, &block)?;
                 continue;
