@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::peers::{on_this_machine, peer};
+use super::peers::{on_this_machine, peer, store_path};
 use super::process::{Running, run};
 use super::scratch::{Scratch, text};
 
@@ -75,12 +75,14 @@ fn a_store_of_nix_is_shown_as_it_is() {
 
 #[test]
 #[ignore = "needs real Guix and Nix: tests/peers/run"]
-fn nothing_is_shown_without_the_key() {
-    for (server, list) in [("GUIX_PUBLISH", "GUIX_PATHS"), ("NIX_ZSTD", "NIX_PATHS")] {
-        let scratch = Scratch::new();
-        let mount = mount(&scratch, &peer(server), &[]);
-        let paths = fs::read_to_string(peer(list)).unwrap();
-        let path = paths.lines().find(|path| path.ends_with("-hello-offline-1.0")).unwrap();
+fn nothing_is_shown_to_those_who_trust_another_key() {
+    // The key of Nix has the same name.
+    let others =
+        [("GUIX_PUBLISH", "GUIX", "guix/our-test-signing-key.pub"), ("NIX_ZSTD", "NIX", "nix/key.pub")];
+    for (server, list, key) in others {
+        let (scratch, key) = (Scratch::new(), format!("{}/tests/samples/{key}", env!("CARGO_MANIFEST_DIR")));
+        let mount = mount(&scratch, &peer(server), &["--trusted-key", &key]);
+        let path = store_path(list, "hello-offline-1.0");
         let shown = scratch.at("mnt").join(path.rsplit('/').next().unwrap());
         assert!(fs::read_dir(&shown).is_err(), "{server}: it is shown");
         assert!(mount.log().contains("key"), "{server}: the log says why: {}", mount.log());

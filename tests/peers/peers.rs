@@ -49,6 +49,8 @@ pub struct Client {
     script: &'static str,
     variable: &'static str,
     name: String,
+    /// Its store, and the rest of what it has.
+    folder: PathBuf,
     keys: Option<(&'static str, String)>,
 }
 
@@ -64,7 +66,10 @@ impl Client {
     fn new(script: &'static str, variable: &'static str) -> Self {
         let thread = std::thread::current();
         let test = thread.name().expect("tests have names").replace("::", "-");
-        Client { script, variable, name: format!("{test}-{}", std::process::id()), keys: None }
+        let name = format!("{test}-{}", std::process::id());
+        let folder = format!("{}-{name}", script.trim_end_matches(".sh"));
+        let folder = Path::new(&peer("PEERS")).join("clients").join(folder);
+        Client { script, variable, name, folder, keys: None }
     }
 
     /// Trusts these keys, not those of the peers: for Guix paths of files, for Nix keys.
@@ -82,16 +87,11 @@ impl Client {
         command.envs(self.keys.iter().map(|(variable, keys)| (variable, keys)));
         run(&mut command)
     }
-
-    fn folder(&self) -> PathBuf {
-        let kind = self.script.trim_end_matches(".sh");
-        Path::new(&peer("PEERS")).join("clients").join(format!("{kind}-{}", self.name))
-    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.folder());
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -16,6 +16,7 @@ use erisfs::tree::{Settings, Sources, Substitutes, Tree};
 use futures::future::join_all;
 use reqwest::{Response, StatusCode};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -23,7 +24,7 @@ use super::origin::{Fault, Link, Origin};
 use super::{SOON, client, header, specimen, start};
 
 const PATH: &str = "0c9hs37wsa5n5xl29b3l4fzzx8apb35v-specimen-1.0";
-/// Long enough for what is there, and short for what is not.
+/// What somebody waits who has better things to do.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A NAR of several pieces, and what an unsigned narinfo says of it.
@@ -69,6 +70,7 @@ impl Package {
 struct Front {
     url: String,
     running: JoinHandle<()>,
+    _shutdown: oneshot::Sender<()>,
     _cache: TempDir,
 }
 
@@ -80,7 +82,10 @@ impl Drop for Front {
 
 impl Front {
     async fn of(upstreams: &[&Origin]) -> Self {
-        let limits = Limits { lookup: PATIENCE, fetch: PATIENCE, ..Limits::default() };
+        Self::limited(upstreams, Limits::default()).await
+    }
+
+    async fn limited(upstreams: &[&Origin], limits: Limits) -> Self {
         // Only the first call of this process installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let web = Arc::new(Web::new(WebSettings::default()).unwrap());
@@ -98,8 +103,8 @@ impl Front {
         let sources = Sources { substitutes: Some(substitutes), ..Sources::default() };
         let tree = Arc::new(Tree::new(Fetch::new(store.clone(), 1 << 20), sources, Settings::default()));
         let service = Service { store, tree: Some(tree), put: PutPolicy::Refuse, limits };
-        let (address, _, running) = start(service).await;
-        Front { url: format!("http://{address}"), running, _cache: cache }
+        let (address, shutdown, running) = start(service).await;
+        Front { url: format!("http://{address}"), running, _shutdown: shutdown, _cache: cache }
     }
 
     async fn get(&self, target: &str) -> Response {
@@ -127,7 +132,8 @@ async fn a_narinfo_leads_here_and_its_nar_comes_from_the_server_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_speaks_for_those_behind_it() {
     let package = Package::new();
-    let front = Front::of(&[&package.cache(&package.nar)]).await;
+    let upstream = package.cache(&package.nar);
+    let front = Front::of(&[&upstream]).await;
     let info = front.get("/nix-cache-info").await.text().await.unwrap();
     assert_eq!(info, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n");
     let absent = front.get("/1c9hs37wsa5n5xl29b3l4fzzx8apb35v.narinfo").await;
@@ -195,20 +201,23 @@ async fn a_wrong_nar_without_another_is_an_error_every_time() {
     let mut wrong = package.nar.clone();
     let last = wrong.len() - 20;
     wrong[last] ^= 1;
-    let front = Front::of(&[&package.cache(&wrong)]).await;
+    let upstream = package.cache(&wrong);
+    let front = Front::of(&[&upstream]).await;
     let (_, nar) = package.targets();
     for _ in 0..3 {
         let answer = front.get(&nar).await;
         let failed = answer.status().is_server_error() || answer.bytes().await.is_err();
         assert!(failed);
     }
+    assert!(upstream.seen().bytes > wrong.len() as u64 / 2, "it was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_behind_delays_an_answer_by_a_bounded_time() {
     let package = Package::new();
     let upstream = package.cache(&package.nar);
-    let front = Front::of(&[&upstream]).await;
+    let limits = Limits { lookup: PATIENCE, fetch: PATIENCE, ..Limits::default() };
+    let front = Front::limited(&[&upstream], limits).await;
     let (narinfo, nar) = package.targets();
     upstream.break_with(Fault::Silent);
     let begun = Instant::now();
