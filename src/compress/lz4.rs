@@ -9,40 +9,42 @@ use lz4_flex::frame::FrameDecoder;
 
 /// Decompresses frames one after another.
 pub(super) struct Decoder<R: Read> {
-    frames: FrameDecoder<Counted<R>>,
-    /// Bytes of input before the frame that is being read.
-    before: u64,
+    /// Of one frame; none only while it is replaced.
+    frame: Option<FrameDecoder<Counted<R>>>,
+    /// Whether a frame ended already.
+    is_content: bool,
 }
 
 impl<R: Read> Decoder<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { frames: FrameDecoder::new(Counted { input, read: 0, at_eof: false }), before: 0 }
+        let frame = FrameDecoder::new(Counted { input, read: 0, at_eof: false });
+        Self { frame: Some(frame), is_content: false }
     }
 }
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
-        if output.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            let given = self.frames.read(output)?;
-            if given > 0 {
+        while let Some(frame) = &mut self.frame {
+            let given = frame.read(output)?;
+            if given > 0 || output.is_empty() {
                 return Ok(given);
             }
-            let Counted { read, at_eof, .. } = *self.frames.get_ref();
+            let Counted { read, at_eof, .. } = *frame.get_ref();
             match at_eof {
-                // The frame ended, and another may follow.
-                false => self.before = read,
-                // What ends after its last byte was looked for no more bytes.
-                true if read == self.before && read > 0 => return Ok(0),
+                // Nothing of another frame is there.
+                true if read == 0 && self.is_content => return Ok(0),
                 true => return Err(ErrorKind::UnexpectedEof.into()),
+                false => self.is_content = true,
             }
+            // The buffers of a decoder are those for its first frame.
+            let input = self.frame.take().map(FrameDecoder::into_inner);
+            self.frame = input.map(|input| FrameDecoder::new(Counted { read: 0, ..input }));
         }
+        Ok(0)
     }
 }
 
-/// Input that knows how much of it was read.
+/// Input that knows how much of it was read since the frame began.
 struct Counted<R> {
     input: R,
     read: u64,
@@ -50,10 +52,18 @@ struct Counted<R> {
 }
 
 impl<R: Read> Read for Counted<R> {
+    /// Is never interrupted: the decoder would lose what it read before.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.input.read(buffer)?;
-        self.read += length as u64;
-        self.at_eof |= length == 0 && !buffer.is_empty();
-        Ok(length)
+        loop {
+            match self.input.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(length) => {
+                    self.read += length as u64;
+                    self.at_eof |= length == 0 && !buffer.is_empty();
+                    return Ok(length);
+                }
+            }
+        }
     }
 }

@@ -150,7 +150,7 @@ impl Codec for Xz {
     }
 }
 
-/// Each member has a decoder of its own: the one of liblzma for several passes over garbage that begins as a member does.
+/// Each member has a decoder of its own: that of liblzma for several passes over what follows and begins like a member.
 #[derive(Default)]
 struct Lzip(Option<Stream>);
 
@@ -270,3 +270,6 @@ impl Codec for Brotli {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;
