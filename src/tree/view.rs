@@ -50,6 +50,11 @@ impl Tree {
         &self.objects.sources.catalogs
     }
 
+    /// What names are looked up in.
+    pub fn sources(&self) -> &Sources {
+        &self.objects.sources
+    }
+
     /// The directory that all its paths are in, as far as it is known: that of the first catalog, else of the servers.
     pub fn store_dir(&self) -> Option<&StoreDir> {
         self.objects.sources.store_dir()
