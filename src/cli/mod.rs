@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod disk;
 mod get;
+mod keys;
 mod ls;
 mod mount;
 mod offline;
