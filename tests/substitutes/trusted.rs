@@ -167,12 +167,11 @@ fn with_a_false_listing(scene: &Scene) -> Vec<u8> {
         (object, listing)
     };
     let (mut object, at) = pack(scene.disk.path());
-    for letter in 'a'..='z' {
+    for name in ('a'..='z').flat_map(|last| ('a'..='z').map(move |other| format!("e{other}pt{last}"))) {
         let other = specimen();
-        std::fs::rename(other.path().join("bin/tool"), other.path().join(format!("bin/too{letter}")))
-            .unwrap();
+        std::fs::rename(other.path().join("share/empty"), other.path().join("share").join(&name)).unwrap();
         let (forged, there) = pack(other.path());
-        if letter != 'l' && at.end - at.start == there.end - there.start {
+        if name != "empty" && at.end - at.start == there.end - there.start {
             let bytes = &forged[there.start as usize..there.end as usize];
             object[at.start as usize..at.end as usize].copy_from_slice(bytes);
             return object;
