@@ -3,17 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use super::disk::DiskFlags;
 use super::{Blocks, Session, opened};
-use crate::block::{Disk, DiskError, DiskSettings, Stack, StackSettings};
-use crate::download::{Downloads, Verified};
+use crate::block::{Disk, DiskError, Stack, StackSettings};
+use crate::download::{Downloads, Scratch, Verified};
 use crate::substituter::Substituters;
 use crate::tree::Substitutes;
 
-/// What the name of a cache that is made for one process begins with.
-const SCRATCH: &str = "erisfs-nars-";
 /// Below a disk cache: which of its contents hold which NAR.
 const VERIFIED: &str = "verified";
 
@@ -22,8 +18,8 @@ pub(super) struct Stores {
     pub(super) stack: Stack,
     /// Where NARs are kept that were downloaded, if there are servers to download from.
     pub(super) nars: Option<Disk>,
-    /// The directory of a cache that ends with this process.
-    pub(super) scratch: Option<TempDir>,
+    /// A cache that ends with this process.
+    pub(super) scratch: Option<Scratch>,
 }
 
 impl Stores {
@@ -36,12 +32,12 @@ impl Stores {
     ) -> anyhow::Result<Self> {
         let disk = flags.settings(session);
         let scratch = match &disk {
-            None if downloads => Some(TempDir::with_prefix(SCRATCH)?),
+            None if downloads => Some(Scratch::new(&tempfile::env::temp_dir())?),
             _ => None,
         };
         let urls = match (blocks.urls_if_any(session)?, &disk, &scratch) {
             (Some(urls), ..) => urls,
-            (None, _, Some(scratch)) => vec![cache_url(scratch.path())],
+            (None, _, Some(scratch)) => vec![cache_url(scratch.disk().path())],
             // It is made by the first download.
             (None, Some((dir, _)), None) if downloads => vec![cache_url(dir)],
             // Without any store there is still what the cache holds.
@@ -61,9 +57,7 @@ impl Stores {
         let nars = match (downloads, stack.disk(), &scratch, disk) {
             (false, ..) => None,
             (true, Some(disk), ..) => Some(disk.clone()),
-            (true, None, Some(scratch), _) => {
-                Some(Disk::open(scratch.path(), DiskSettings::for_dir(scratch.path()))?)
-            }
+            (true, None, Some(scratch), _) => Some(scratch.disk().clone()),
             // Stores of this machine are not copied to its disk, but what is downloaded has to be somewhere.
             (true, None, None, Some((dir, settings))) => Some(Disk::open(&dir, settings)?),
             (true, None, None, None) => None,

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use tempfile::TempDir;
 
 use super::disk::DiskFlags;
 use super::stores::{Stores, substitutes_over};
@@ -16,6 +15,7 @@ use super::substituters::SubstituterFlags;
 use super::{Blocks, Session, Usage, patience};
 use crate::block::Stack;
 use crate::content::{Deadline, Fetch};
+use crate::download::Scratch;
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
 use crate::substituter::Unsigned;
@@ -49,8 +49,8 @@ pub(super) struct View {
 pub(super) struct Opened {
     pub(super) tree: Arc<Tree>,
     pub(super) stack: Arc<Stack>,
-    /// The directory of a cache that ends with this process: to be kept as long as the view.
-    pub(super) scratch: Option<TempDir>,
+    /// A cache that ends with this process: to be kept as long as the view.
+    pub(super) scratch: Option<Scratch>,
 }
 
 /// A view that is looked into once, without a mount.

@@ -45,7 +45,8 @@ impl BinaryCache {
             let paths = catalog.len();
             format!("catalog: {paths} store path{} of {}\n", plural(paths), catalog.store_dir().as_str())
         });
-        let servers = self.tree.substitutes().map(|substitutes| substitutes.substituters().status());
+        let servers =
+            self.tree.sources().substitutes.as_ref().map(|substitutes| substitutes.substituters().status());
         let servers = servers.into_iter().flatten().filter(|server| !server.overlay);
         catalogs.chain(servers.map(|server| format!("substitute server: {}\n", server.name))).collect()
     }
@@ -69,7 +70,7 @@ impl BinaryCache {
 
     /// What the substitute servers say of themselves, as far as they do.
     async fn servers_info(&self) -> Option<(StoreDir, u32)> {
-        let substitutes = self.tree.substitutes()?;
+        let substitutes = self.tree.sources().substitutes.as_ref()?;
         match substitutes.learn_store_dir(Deadline::after(self.lookup)).await {
             Ok(store_dir) => {
                 let servers = substitutes.substituters().status();

@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use super::encoded::{Encoded, Form};
-use super::offered::FromServer;
 use super::sources::{Resolved, Substitutes};
 use super::{Error, binding};
 use crate::content::{self, Content, Deadline, Fetch, Limits};
-use crate::download::{self, Archive, Download, FromContent, NarSource, Wanted};
+use crate::download::{self, Archive, Download, FromContent, FromServer, NarSource, Wanted};
 use crate::eris::ReadCapability;
 use crate::store::narinfo::ErisBinding;
-use crate::store::{HashPart, NarHash};
+use crate::store::{HashPart, NarHash, StoreDir};
 
 /// So much of the time that somebody waits may go into asking who has the NAR.
 const ASKING: u32 = 2;
@@ -21,6 +20,7 @@ pub(super) struct Fallback {
     substitutes: Substitutes,
     name: String,
     hash_part: HashPart,
+    store_dir: StoreDir,
     nar_hash: NarHash,
     nar_size: u64,
     /// ERIS contents that should hold the NAR, and through what they are read.
@@ -50,6 +50,7 @@ impl Fallback {
             substitutes: substitutes.clone(),
             name: narinfo.store_path().to_string(),
             hash_part: narinfo.store_path().hash_part(),
+            store_dir: narinfo.store_dir().clone(),
             nar_hash: narinfo.nar_hash(),
             nar_size: narinfo.nar_size(),
             contents: contents.filter_map(source).collect(),
@@ -68,9 +69,13 @@ impl Fallback {
     async fn sources(&self, deadline: Deadline) -> Vec<Arc<dyn NarSource>> {
         let asked = deadline.share(ASKING).instant();
         let offers = self.substitutes.substituters.offers(self.hash_part, self.nar_hash, asked).await;
-        let offers = offers.into_iter().filter_map(FromServer::new);
-        let mut sources: Vec<Arc<dyn NarSource>> =
-            offers.map(|offer| Arc::new(offer) as Arc<dyn NarSource>).collect();
+        let mut sources: Vec<Arc<dyn NarSource>> = Vec::with_capacity(offers.len());
+        for offer in offers {
+            match FromServer::new(offer, &self.store_dir) {
+                Ok(source) => sources.push(Arc::new(source)),
+                Err(error) => tracing::debug!("{}: {error}", self.name),
+            }
+        }
         let place = if self.contents_first { 0 } else { sources.len() };
         sources.splice(place..place, self.contents.iter().cloned());
         sources

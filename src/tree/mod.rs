@@ -14,7 +14,6 @@ mod inode;
 mod nar_stream;
 mod object;
 mod objects;
-mod offered;
 mod open_path;
 mod opening;
 mod plan;

@@ -50,9 +50,9 @@ impl Tree {
         &self.objects.sources.catalogs
     }
 
-    /// The substitute servers that are asked for what no catalog lists.
-    pub fn substitutes(&self) -> Option<&Substitutes> {
-        self.objects.sources.substitutes.as_ref()
+    /// What names are looked up in.
+    pub fn sources(&self) -> &Sources {
+        &self.objects.sources
     }
 
     /// The directory that all its paths are in, as far as it is known: that of the first catalog, else of the servers.

@@ -1,8 +1,10 @@
 //! Narinfos, listings, and what servers say of themselves.
 
+use std::io::{Read, Write};
+
 use super::*;
 use crate::store::{StoreDir, narinfo};
-use crate::substituter::Info;
+use crate::substituter::{Info, MAX_LISTING_LENGTH};
 
 async fn narinfo_of(answer: Answer) -> Result<Option<crate::store::Narinfo>, Error> {
     let server = Server::start(move |_| answer.clone()).await;
@@ -117,6 +119,32 @@ async fn a_listing_comes_as_it_is() {
     let listing = place(&server.url("/")).listing(part()).await.unwrap().unwrap();
     assert_eq!(&listing[..], b"{\"version\":1}");
     assert!(server.last().starts_with(&format!("GET /{PART}.ls ")));
+}
+
+#[tokio::test]
+async fn a_listing_that_is_stored_compressed_is_unpacked_within_bounds() {
+    let encoded = |encoding: &'static str, body: Vec<u8>| async move {
+        let headers = format!("Content-Encoding: {encoding}\r\n");
+        let server = Server::start(move |_| Answer::new("200 OK", &headers, &body)).await;
+        place(&server.url("/")).listing(part()).await
+    };
+    let gzip = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let mut brotli = brotli::CompressorReader::new(&b"{\"version\":1}"[..], 4096, 5, 22);
+    let mut listing = Vec::new();
+    brotli.read_to_end(&mut listing).expect("memory");
+    for (encoding, body) in [("br", listing), ("gzip", gzip(b"{\"version\":1}"))] {
+        assert_eq!(encoded(encoding, body).await.unwrap().unwrap(), "{\"version\":1}", "{encoding}");
+    }
+    let bomb = gzip(&vec![b' '; MAX_LISTING_LENGTH + 1]);
+    assert!(matches!(encoded("gzip", bomb).await, Err(Error::TooLong { .. })));
+    for (encoding, body) in [("gzip", b"no gzip".to_vec()), ("rot13", vec![])] {
+        let error = encoded(encoding, body).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(encoding), "{error}");
+    }
 }
 
 #[tokio::test]
