@@ -19,6 +19,7 @@ mod serve;
 mod signals;
 mod stat;
 mod status;
+mod stores;
 mod substituters;
 mod view;
 mod why;
@@ -101,7 +102,8 @@ impl Blocks {
     fn urls(&self, session: &Session) -> anyhow::Result<Vec<String>> {
         self.urls_if_any(session)?.ok_or_else(|| {
             let reason =
-                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
+                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config \
+                 (--substituter URL alone reads plain NARs)";
             Usage(reason.into()).into()
         })
     }
