@@ -1,8 +1,7 @@
 //! Names and passwords of hosts, from a file in the format of `.netrc`.
 //!
-//! Nix hands such a file to curl, so it is read as curl reads it: words between white space, values in quotes,
-//! comments, `macdef` passed over. The crates that read it either stop at quoted passwords or do far more than that;
-//! the grammar has five words.
+//! Nix hands such a file to curl, so it is read as curl reads it: words between white space, values in quotes, comments,
+//! `macdef` passed over. The format has five words, too few for one more dependency.
 
 use std::fmt;
 
