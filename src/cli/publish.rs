@@ -9,8 +9,8 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{Blocks, Session, Usage, print};
-use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::block::BlockStore;
+use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::store::{HashPart, StoreDir};
 use crate::substituter::{self, Web, WebSettings};
 use crate::tree::read_profile;
@@ -105,7 +105,9 @@ impl Publish {
         eprintln!("{}", summary(&published, progress.read.load(Relaxed), started.elapsed()));
         match published.left_out {
             0 => Ok(()),
-            left_out => Err(anyhow!("{left_out} store paths could not be mirrored; run again for what may come later")),
+            left_out => Err(anyhow!(
+                "{left_out} store paths could not be mirrored; run again for what may come later"
+            )),
         }
     }
 
@@ -261,7 +263,11 @@ impl Observer for Progress {
 fn left_out(hash_part: HashPart, error: &Error) -> String {
     let text = error.to_string();
     let hash_part = hash_part.to_string();
-    if text.contains(&hash_part) { format!("left out: {text}") } else { format!("left out: {hash_part}: {text}") }
+    if text.contains(&hash_part) {
+        format!("left out: {text}")
+    } else {
+        format!("left out: {hash_part}: {text}")
+    }
 }
 
 fn base_name(path: &Path) -> String {

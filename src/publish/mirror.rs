@@ -51,8 +51,11 @@ pub async fn mirror(
     let publisher = blocking(move || Publisher::new(store, store_dir, &settings, observer)).await?;
     let publisher = Arc::new(publisher);
     let mut met = HashSet::new();
-    let jobs: VecDeque<_> =
-        paths.into_iter().filter(|path| met.insert(*path)).map(|path| Job::Find { hash_part: path }).collect();
+    let jobs: VecDeque<_> = paths
+        .into_iter()
+        .filter(|path| met.insert(*path))
+        .map(|path| Job::Find { hash_part: path })
+        .collect();
     let mirror = Arc::new(Mirror { from, closure, met: Mutex::new(met), left_out: Mutex::new(0) });
     mirror.plan(&publisher);
     let start = |publisher: Arc<Publisher>, job| {
@@ -214,7 +217,8 @@ impl Mirror {
     ) -> Result<Put, Error> {
         let (sender, reader) = transfer();
         let (nar_size, observer) = (narinfo.nar_size(), publisher.observer.clone());
-        let feed = move |packer: &mut dyn Write| feed(decoder(compression, reader), nar_size, &*observer, packer);
+        let feed =
+            move |packer: &mut dyn Write| feed(decoder(compression, reader), nar_size, &*observer, packer);
         let mut packing = pin!(pack_nar(&*publisher.store, puts, None, None, feed));
         let sending = pin!(sender.run(&*self.from, &download.url));
         let packed = match select(sending, packing.as_mut()).await {

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 pub use self::cached::{Binding, bind_cache};
 pub use self::encode::put;
-pub use self::mirror::{hash_parts_in, mirror};
 pub use self::error::Error;
+pub use self::mirror::{hash_parts_in, mirror};
 use self::plan::Plan;
 use self::publisher::Publisher;
 pub use self::sign::{KeyFileError, SignError, SigningKeys};

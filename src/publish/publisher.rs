@@ -23,8 +23,8 @@ use crate::nar::Listing;
 use crate::nar::seekable::{FRAME_SIZE, LEVEL};
 use crate::store::catalog::{WriteError, Writer};
 use crate::store::narinfo::{Download, NarinfoError};
-use crate::substituter::Sqlite;
 use crate::store::{ContentAddress, HashPart, NarHash, Narinfo, Profile, StoreDir};
+use crate::substituter::Sqlite;
 
 /// Most paths that are worked on side by side: each has some frames and batches in memory.
 const MAX_AT_ONCE: usize = 8;
@@ -93,7 +93,17 @@ impl Publisher {
             opened.inspect_err(|error| forgets(file, error)).ok()
         });
         let (nars, keys, profile) = (settings.nars, settings.keys.clone(), settings.profile.clone());
-        Ok(Self { store, store_dir, files: files.transpose()?, overlay, nars, keys, state, profile, observer })
+        Ok(Self {
+            store,
+            store_dir,
+            files: files.transpose()?,
+            overlay,
+            nars,
+            keys,
+            state,
+            profile,
+            observer,
+        })
     }
 
     /// Publishes everything, then the catalog. After an error, what is done is made to last before the error is returned.
@@ -168,7 +178,13 @@ impl Publisher {
     /// Puts the catalog of what was done.
     pub(super) async fn conclude(&self, done: Work) -> Result<Published, Error> {
         let (catalog, paths, put) = self.put_catalog(done.paths.into_values().collect()).await?;
-        Ok(Published { catalog, store_dir: self.store_dir.clone(), paths, blocks: done.blocks + put, left_out: 0 })
+        Ok(Published {
+            catalog,
+            store_dir: self.store_dir.clone(),
+            paths,
+            blocks: done.blocks + put,
+            left_out: 0,
+        })
     }
 
     async fn publish_path(self: Arc<Self>, subject: Subject) -> Result<Finished, Error> {
@@ -295,11 +311,7 @@ impl Publisher {
 
     /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Blocks that
     /// were found are synced too: they may come from a run that ended before its sync.
-    async fn settle(
-        self: Arc<Self>,
-        finished: Vec<Finished>,
-        done: &mut Work,
-    ) -> Result<(), Error> {
+    async fn settle(self: Arc<Self>, finished: Vec<Finished>, done: &mut Work) -> Result<(), Error> {
         done.blocks += finished.iter().map(|path| path.blocks).sum::<u64>();
         if !finished.is_empty() {
             self.sync("the last paths").await?;

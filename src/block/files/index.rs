@@ -293,6 +293,11 @@ impl Index {
         })
     }
 
+    /// Moves what SQLite has in its log into the database, for as long as no reader needs it there.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+    }
+
     /// Marks a file that does not hold what was indexed, for other readers and the next indexing.
     pub(super) fn mark_stale(&self, file: i64) -> Result<()> {
         self.run(|connection| {

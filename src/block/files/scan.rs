@@ -153,6 +153,7 @@ impl Scan<'_> {
         self.flush()?;
         self.done.gone = self.index.sweep(self.any_gone)?;
         self.index.commit()?;
+        self.index.checkpoint()?;
         Ok(self.done)
     }
 
