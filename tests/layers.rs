@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
     ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
-    ("offline", &["block", "content", "eris", "store", "tree"]),
+    ("offline", &["block", "content", "download", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "nar", "store", "substituter", "tree"]),

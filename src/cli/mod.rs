@@ -8,6 +8,7 @@ mod demo;
 mod disk;
 mod get;
 mod index;
+mod keys;
 mod ls;
 mod mount;
 mod offline;
@@ -19,6 +20,7 @@ mod serve;
 mod signals;
 mod stat;
 mod status;
+mod stores;
 mod substituters;
 mod view;
 mod why;
@@ -103,7 +105,8 @@ impl Blocks {
     fn urls(&self, session: &Session) -> anyhow::Result<Vec<String>> {
         self.urls_if_any(session)?.ok_or_else(|| {
             let reason =
-                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
+                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config \
+                 (--substituter URL alone reads plain NARs)";
             Usage(reason.into()).into()
         })
     }

@@ -53,6 +53,19 @@ impl Deadline {
         Deadline { ahead: true, ..self }
     }
 
+    /// The instant at which the `parts`th part of the time that is left has passed: for a first attempt, so that there is time
+    /// for another.
+    pub fn share(self, parts: u32) -> Self {
+        let now = Instant::now();
+        let left = self.at.saturating_duration_since(now);
+        Deadline { at: now + left / parts.max(1), ..self }
+    }
+
+    /// When it passes.
+    pub fn instant(&self) -> Instant {
+        self.at
+    }
+
     /// Whether nobody waits for it yet.
     pub fn is_ahead(&self) -> bool {
         self.ahead

@@ -14,8 +14,8 @@ use crate::store::NarHash;
 /// Why there is no NAR, or no bytes of it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The deadline passed. The download goes on.
-    #[error("{name}: {progress} came before the deadline; the download goes on")]
+    /// The deadline passed. A download goes on.
+    #[error("{name}: {progress} came before the deadline")]
     Overdue {
         /// The NAR.
         name: String,
@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// It would take too much of the disk cache.
     #[error(
-        "{name}: its NAR has {nar_size} bytes, and the disk cache takes one of {limit} at most: set a larger cache-size"
+        "{name}: its NAR has {nar_size} bytes, and the disk cache takes one of {limit} bytes now: {advice}"
     )]
     TooLarge {
         /// The NAR.
@@ -41,6 +41,8 @@ pub enum Error {
         nar_size: u64,
         /// The largest that is taken.
         limit: u64,
+        /// What the user can do about it.
+        advice: &'static str,
     },
     /// The disk cache did not keep it.
     #[error("{name}: the disk cache cannot keep it: {reason}")]
@@ -64,11 +66,13 @@ pub enum Error {
         /// The NAR.
         name: String,
     },
-    /// Bytes were asked for that the NAR does not have.
-    #[error("{name}: byte {end} was asked for, but its NAR has {nar_size}")]
+    /// Bytes were asked for that the NAR does not have, or too many at once.
+    #[error("{name}: bytes {start}..{end} cannot be had at once of a NAR of {nar_size}")]
     OutOfRange {
         /// The NAR.
         name: String,
+        /// The first byte asked for.
+        start: u64,
         /// One past the last byte asked for.
         end: u64,
         /// Its size in bytes.
@@ -128,6 +132,9 @@ pub enum Reason {
         /// The most that is taken.
         limit: u64,
     },
+    /// It was not asked, because it gave something else for this NAR before.
+    #[error("it gave another NAR before")]
+    Distrusted,
     /// It cannot be decompressed.
     #[error("it is not sound as {compression}: {source}")]
     Decode {
@@ -166,7 +173,7 @@ pub enum Reason {
 impl Reason {
     /// Whether the source gave something else than the NAR, and so is not asked for it again.
     pub fn is_lie(&self) -> bool {
-        !matches!(self, Self::Broken { .. } | Self::Stalled { .. })
+        !matches!(self, Self::Broken { .. } | Self::Stalled { .. } | Self::Distrusted)
     }
 }
 

@@ -6,8 +6,12 @@
 
 mod downloads;
 mod error;
+mod pipeline;
+mod pump;
 mod running;
+mod scratch;
 mod source;
+mod turns;
 mod verified;
 
 use std::sync::Arc;
@@ -15,7 +19,8 @@ use std::sync::Arc;
 pub use downloads::Downloads;
 pub use error::{Error, Failure, Reason};
 pub use running::Download;
-pub use source::{FromContent, NarSource, NarStream, SourceError};
+pub use scratch::Scratch;
+pub use source::{FromContent, FromServer, NarSource, NarStream, SourceError};
 pub use verified::{Known, Verified};
 
 use crate::eris::ReadCapability;

@@ -30,8 +30,8 @@ pub use self::sqlite::Sqlite;
 pub use self::web::{Http, Ipfs, Netrc, NetrcError, NotIpfs, Patience, Proxies, Web, WebSettings};
 use crate::store::{HashPart, Narinfo};
 
-/// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is: that of a path with a million files.
-pub const MAX_LISTING_LENGTH: usize = 256 << 20;
+/// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is. That of a path with 100,000 files has 10 MB.
+pub const MAX_LISTING_LENGTH: usize = 64 << 20;
 
 /// One place that may have narinfos, listings and NAR files. Every method ends within a bounded time.
 #[async_trait]

@@ -3,6 +3,7 @@
 mod health;
 mod memory;
 mod offers;
+mod overlays;
 mod race;
 mod server;
 mod settle;
@@ -211,7 +212,8 @@ impl Substituters {
             let set = Arc::clone(&self.set);
             async move { race::find(&set, hash_part, &store_dir).await }.boxed()
         });
-        match timeout_at(deadline, answer).await {
+        // It is held until it is known what it waits for.
+        match timeout_at(deadline, answer.clone()).await {
             Ok(answer) => answer,
             Err(_) => Err(self.late(hash_part)),
         }

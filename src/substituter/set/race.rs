@@ -10,24 +10,23 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::health::Turn;
 use super::memory::{ABSENT, ABSENT_WITHOUT_ALL, Answer, KEPT, KEPT_WITHOUT_OVERLAY};
+use super::overlays::Overlays;
 use super::server::{Baking, Server};
 use super::verdict::{Verdict, verdict};
-use super::{Found, Set, Standing};
+use super::{Found, Set};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::Error;
 
 /// How much longer than a good answer took a better server is waited for. Two servers on one continent differ by less than 200 ms; from 300 ms on
 /// whoever lists a directory sees the wait.
 pub(super) const GRACE: Duration = Duration::from_millis(300);
-/// The same for overlays, where nothing but the whole NAR could be read without them: fetching that takes longer still.
-const OVERLAY_GRACE: Duration = Duration::from_secs(1);
 /// How long until a server that is still preparing a narinfo is asked again: first, and at most; it doubles. Guix says 300 s, which is meant for
 /// clients that have other places to go; small things are ready within a second.
 const BAKING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// How often it is asked at the most: over five minutes.
 const BAKING_TRIES: u32 = 40;
 
-type Asked = BoxFuture<'static, (usize, Result<Option<Narinfo>, Error>)>;
+pub(super) type Asked = BoxFuture<'static, (usize, Result<Option<Narinfo>, Error>)>;
 
 /// Whether a server is still waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,71 +61,25 @@ pub(super) async fn find(
     hash_part: HashPart,
     store_dir: &StoreDir,
 ) -> Result<Option<Arc<Found>>, Error> {
-    let mut overlays = ask_overlays(set, hash_part, store_dir);
-    let mut gathered: Vec<Option<Narinfo>> = vec![None; set.overlays.len()];
+    let mut overlays = Overlays::ask(set, hash_part, store_dir);
     let mut race = Race::start(set, hash_part, store_dir);
-    {
-        let run = race.run();
-        tokio::pin!(run);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut run => break,
-                Some((index, answer)) = overlays.next() => gathered[index] = answer.ok().flatten(),
-            }
-        }
-    }
+    overlays.beside(race.run()).await;
     let Some((rank, narinfo, mut verdict)) = race.best.take() else {
         let answer = race.nothing()?;
         set.memory.put(hash_part, &answer);
         return Ok(None);
     };
-    let lacks = gather(set, &mut overlays, &mut gathered, &verdict).await;
-    for (overlay, addition) in set.overlays.iter().zip(&gathered) {
-        let Some(addition) = addition else { continue };
-        if let Err(source) = verdict.add(&narinfo, addition, store_dir, &set.policy) {
-            overlay.refused(&Error::Untrusted { server: overlay.place.name().into(), source });
-        }
-    }
+    let is_complete = overlays.add(set, &narinfo, &mut verdict, store_dir).await;
     let Verdict { standing, bound, unbound } = verdict;
     let server = Arc::clone(&race.ranked[rank].place);
     let found = Arc::new(Found { narinfo: Arc::new(narinfo), server, standing, bound, unbound });
-    let until = Instant::now() + if lacks { KEPT_WITHOUT_OVERLAY } else { KEPT };
+    let until = Instant::now() + if is_complete { KEPT } else { KEPT_WITHOUT_OVERLAY };
     set.memory.put(hash_part, &Answer { found: Some(Arc::clone(&found)), until });
     Ok(Some(found))
 }
 
-fn ask_overlays(set: &Set, hash_part: HashPart, store_dir: &StoreDir) -> FuturesUnordered<Asked> {
-    let asked = set.overlays.iter().enumerate().filter_map(|(index, overlay)| match overlay.turn() {
-        Turn::Wait | Turn::Beside => Some(ask(index, overlay, hash_part, store_dir, Duration::ZERO)),
-        Turn::Probe => Some(probe(index, overlay, hash_part, store_dir)),
-        Turn::Pass => None,
-    });
-    asked.collect()
-}
-
-/// Waits a little for overlays, unless the narinfo itself says all that is needed. Tells whether one may have had more to say.
-async fn gather(
-    set: &Set,
-    overlays: &mut FuturesUnordered<Asked>,
-    gathered: &mut [Option<Narinfo>],
-    verdict: &Verdict,
-) -> bool {
-    let bound = matches!(verdict.standing, Standing::Bound { .. });
-    let wait = if bound { Duration::ZERO } else { OVERLAY_GRACE };
-    let end = Instant::now() + wait;
-    let worth_it = || set.overlays.iter().any(|overlay| !overlay.is_down());
-    while !overlays.is_empty() && worth_it() {
-        match timeout_at(end, overlays.next()).await {
-            Ok(Some((index, answer))) => gathered[index] = answer.ok().flatten(),
-            Ok(None) => break,
-            Err(_) => return !bound,
-        }
-    }
-    !bound && set.overlays.iter().any(|overlay| overlay.is_down())
-}
-
-fn ask(
+/// Asks a server, after a pause.
+pub(super) fn ask(
     rank: usize,
     server: &Arc<Server>,
     hash_part: HashPart,
@@ -144,7 +97,7 @@ fn ask(
 }
 
 /// Asks a server that is down. Nobody waits for it, so it must find its end also when this race has ended.
-fn probe(rank: usize, server: &Arc<Server>, hash_part: HashPart, store_dir: &StoreDir) -> Asked {
+pub(super) fn probe(rank: usize, server: &Arc<Server>, hash_part: HashPart, store_dir: &StoreDir) -> Asked {
     let name = server.place.name().into();
     let task = tokio::spawn(ask(rank, server, hash_part, store_dir, Duration::ZERO));
     async move {

@@ -9,8 +9,8 @@ use super::race::GRACE;
 use crate::store::StoreDir;
 use crate::substituter::{Error, Info};
 
-/// The store directory of the first server, in the order given, that states one. Servers before it that are silent are waited for a
-/// little.
+/// The store directory of the first server, in the order given, that states one. Those that have not answered shortly after another did are not
+/// waited for: what they say comes with their first narinfo.
 pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
     let mut asked: FuturesUnordered<_> = set
         .servers
@@ -20,7 +20,7 @@ pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
         .collect();
     let mut answers: Vec<Option<Result<Info, Error>>> = vec![None; set.servers.len()];
     let mut grace = None;
-    while !is_decided(&answers) {
+    while answers.iter().any(Option::is_none) {
         let next = match grace {
             Some(end) => timeout_at(end, asked.next()).await,
             None => Ok(asked.next().await),
@@ -46,12 +46,6 @@ pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
 
 fn stated(answer: Option<&Result<Info, Error>>) -> Option<&StoreDir> {
     answer?.as_ref().ok()?.store_dir.as_ref()
-}
-
-/// Whether nobody is missing before the first that states a directory.
-fn is_decided(answers: &[Option<Result<Info, Error>>]) -> bool {
-    let first = answers.iter().find(|answer| answer.is_none() || stated(answer.as_ref()).is_some());
-    first.is_some_and(|first| first.is_some())
 }
 
 /// The directory where all answered and none stated any.

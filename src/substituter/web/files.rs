@@ -72,7 +72,7 @@ struct Validator {
 
 impl Validator {
     fn of(headers: &HeaderMap, length: Option<u64>) -> Option<Self> {
-        let strong = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        let strong = headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""));
         let value = strong.or_else(|| headers.get(LAST_MODIFIED))?.clone();
         Some(Self { value, length })
     }

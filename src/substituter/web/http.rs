@@ -1,10 +1,11 @@
 //! A substitute server on the web.
 
 use std::fmt;
+use std::io::Read;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use data_encoding::BASE64;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode, Url};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::files::{Files, NarUrl, web_url};
 use super::netrc::Netrc;
 use super::{Web, is_absent, refusal, unavailable};
+use crate::compress::{self, Compression};
 use crate::http::{percent_decoded, retry_after};
 use crate::store::narinfo;
 use crate::store::{HashPart, Narinfo};
@@ -95,6 +97,27 @@ impl Http {
         }
         Ok(Ok((std::mem::take(response.headers_mut()), body.freeze())))
     }
+
+    /// A listing that is stored compressed, unpacked.
+    async fn decoded(&self, file: String, encoding: &HeaderValue, body: Bytes) -> Result<Bytes, Error> {
+        let server = || Arc::clone(&self.name);
+        let refused = |reason: &dyn fmt::Display| Error::Refused {
+            server: server(),
+            reason: format!("{file} with Content-Encoding {encoding:?}: {reason}"),
+        };
+        let compression = encoding.to_str().map_err(|error| refused(&error))?;
+        let compression = Compression::from_narinfo(compression).map_err(|error| refused(&error))?;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let mut listing = Vec::new();
+            let decoder = compress::decoder(compression, body.reader());
+            decoder.take(MAX_LISTING_LENGTH as u64 + 1).read_to_end(&mut listing).map(|_| listing)
+        });
+        let listing = unpacked.await.map_err(|ended| refused(&ended))?.map_err(|error| refused(&error))?;
+        if listing.len() > MAX_LISTING_LENGTH {
+            return Err(Error::TooLong { server: server(), what: file, limit: MAX_LISTING_LENGTH });
+        }
+        Ok(listing.into())
+    }
 }
 
 /// What is sent to the server to be let in.
@@ -158,13 +181,9 @@ impl Substituter for Http {
     async fn listing(&self, hash_part: HashPart) -> Result<Option<Bytes>, Error> {
         let file = format!("{hash_part}.ls");
         let Ok((headers, body)) = self.small(&file, MAX_LISTING_LENGTH).await? else { return Ok(None) };
+        // Asked for or not: caches in buckets store it so, cache.nixos.org with brotli.
         match headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-            Some(encoding) => Err(Error::Refused {
-                server: Arc::clone(&self.name),
-                reason: format!(
-                    "it sends {file} with Content-Encoding {encoding:?}, which was not asked for"
-                ),
-            }),
+            Some(encoding) => self.decoded(file, encoding, body).await.map(Some),
             None => Ok(Some(body)),
         }
     }

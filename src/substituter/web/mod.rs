@@ -5,6 +5,8 @@ mod http;
 mod ipfs;
 mod netrc;
 mod proxies;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,7 +15,7 @@ fn and(narinfo: &Narinfo, url: &str, compression: &str, size: Option<u64>) -> Na
 #[tokio::test(start_paused = true)]
 async fn every_server_with_this_nar_is_named_best_first() {
     let far = fake("far").priority(100).with(&unsigned("a")).well();
-    let other = fake("other").with(&unsigned("another build")).well();
+    let other = fake("other").with(&unsigned("another-build")).well();
     let near = fake("near").priority(1).with(&signed("a")).well();
     let lacks = fake("lacks").well();
     let set = set(&[&far, &other, &near, &lacks]);
