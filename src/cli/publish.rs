@@ -8,11 +8,12 @@ use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::substituters::web;
 use super::{Blocks, Session, Usage, print};
 use crate::block::BlockStore;
 use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::store::{HashPart, StoreDir};
-use crate::substituter::{self, Web, WebSettings};
+use crate::substituter;
 use crate::tree::read_profile;
 
 /// Where the program remembers what it published, below the user's cache directory.
@@ -84,7 +85,7 @@ impl Publish {
         let started = Instant::now();
         let work = async {
             match &self.from {
-                Some(url) => self.mirror(url, store, settings, progress.clone()).await,
+                Some(url) => self.mirror(session, url, store, settings, progress.clone()).await,
                 None => Ok(publish::publish(store, self.paths.clone(), settings, progress.clone()).await?),
             }
         };
@@ -113,12 +114,13 @@ impl Publish {
 
     async fn mirror(
         &self,
+        session: &Session,
         url: &str,
         store: Arc<dyn BlockStore>,
         settings: Settings,
         progress: Arc<Progress>,
     ) -> anyhow::Result<Published> {
-        let web = Arc::new(Web::new(WebSettings::default())?);
+        let web = web(session, None, None)?;
         let from = substituter::open(url, &web).map_err(|error| match error {
             substituter::Error::BadUrl { .. } => Usage(error.to_string()).into(),
             error => anyhow::Error::from(error),

@@ -67,7 +67,7 @@ impl SubstituterFlags {
             };
         }
         let policy = self.policy(session, unsigned)?;
-        let web = self.web(session)?;
+        let web = web(session, self.netrc.as_deref(), self.ipfs.as_deref())?;
         let servers = opened(servers, &web)?;
         let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
         Ok(Some(Substituters::new(servers, overlays, policy, SetSettings::default())))
@@ -100,35 +100,35 @@ impl SubstituterFlags {
         }
         Ok(trusted)
     }
+}
 
-    /// How web servers are reached.
-    pub(super) fn web(&self, session: &Session) -> anyhow::Result<Arc<Web>> {
-        let (config, environment) = (&session.config, &session.environment);
-        let netrc = match self.netrc.as_ref().or(config.http.netrc.as_ref()) {
-            Some(file) => {
-                let text = keys::text(file).map_err(|error| wrong("--netrc", file, error))?;
-                Netrc::parse(&text).map_err(|error| wrong("--netrc", file, error))?
-            }
-            None => Netrc::default(),
-        };
-        let no_proxy = environment.proxies.no_proxy.clone();
-        let proxies = match &config.http.proxy {
-            Some(url) => Proxies { all: Some(url.clone()), no_proxy, ..Proxies::default() },
-            None => {
-                let config::Proxies { http, https, all, .. } = environment.proxies.clone();
-                Proxies { http, https, all, no_proxy }
-            }
-        };
-        let ca = match config.http.ca_file.as_ref().or(environment.ca_file.as_ref()) {
-            Some(file) => Some(fs::read(file).map_err(|error| wrong("http.ca-file", file, error))?),
-            None => None,
-        };
-        let ipfs = self.ipfs.as_ref().or(config.ipfs.as_ref());
-        let ipfs = ipfs.map(|url| url.parse()).transpose();
-        let ipfs = ipfs.map_err(|error: substituter::NotIpfs| Usage(format!("--ipfs: {error}")))?;
-        let settings = WebSettings { netrc, proxies, ca, ipfs, ..WebSettings::default() };
-        Ok(Arc::new(Web::new(settings).map_err(|error| Usage(error.to_string()))?))
-    }
+/// How web servers are reached.
+pub(super) fn web(session: &Session, netrc: Option<&Path>, ipfs: Option<&str>) -> anyhow::Result<Arc<Web>> {
+    let (config, environment) = (&session.config, &session.environment);
+    let netrc = match netrc.or(config.http.netrc.as_deref()) {
+        Some(file) => {
+            let text = keys::text(file).map_err(|error| wrong("--netrc", file, error))?;
+            Netrc::parse(&text).map_err(|error| wrong("--netrc", file, error))?
+        }
+        None => Netrc::default(),
+    };
+    let no_proxy = environment.proxies.no_proxy.clone();
+    let proxies = match &config.http.proxy {
+        Some(url) => Proxies { all: Some(url.clone()), no_proxy, ..Proxies::default() },
+        None => {
+            let config::Proxies { http, https, all, .. } = environment.proxies.clone();
+            Proxies { http, https, all, no_proxy }
+        }
+    };
+    let ca = match config.http.ca_file.as_ref().or(environment.ca_file.as_ref()) {
+        Some(file) => Some(fs::read(file).map_err(|error| wrong("http.ca-file", file, error))?),
+        None => None,
+    };
+    let ipfs = ipfs.or(config.ipfs.as_deref());
+    let ipfs = ipfs.map(|url| url.parse()).transpose();
+    let ipfs = ipfs.map_err(|error: substituter::NotIpfs| Usage(format!("--ipfs: {error}")))?;
+    let settings = WebSettings { netrc, proxies, ca, ipfs, ..WebSettings::default() };
+    Ok(Arc::new(Web::new(settings).map_err(|error| Usage(error.to_string()))?))
 }
 
 /// What the command line says, else what the config says.

@@ -1,7 +1,7 @@
 //! The index: which reference is which slice of which file, in one SQLite database.
 //!
-//! A leaf costs half of its reference, the number of its file and its own, about 35 bytes; the nodes above the leaves are kept
-//! whole, because making the root of a file anew would mean reading all of it. It is a cache: what it says is checked against
+//! A leaf costs half of its reference, the number of its file and its own, about 35 bytes. Of the nodes above the leaves the
+//! pairs are kept, 64 bytes for each leaf, because making the root of a file anew would mean reading all of it. It is a cache: what it says is checked against
 //! the files, and without it they are read again.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::IndexError;
 use super::slice::Stamp;
-use crate::eris::{BlockSize, ReadCapability, Reference};
+use crate::eris::{BlockSize, ReadCapability, Reference, seal_node};
 
 /// "ERIF" in the header of the database: tells our indices from other files.
 const APPLICATION_ID: i32 = 0x4552_4946;
@@ -36,7 +36,8 @@ const SCHEMA: &str = "
         capability BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS leaves_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, leaf INTEGER NOT NULL,
         PRIMARY KEY (reference, file)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS nodes_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, block BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS nodes_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, level INTEGER NOT NULL,
+        pairs BLOB NOT NULL);
     CREATE INDEX IF NOT EXISTS nodes_1_reference ON nodes_1 (reference, file);";
 
 /// How much an entry for a file is worth.
@@ -182,12 +183,23 @@ impl Index {
         })
     }
 
-    /// A node of any file.
+    /// A node of any file, if it comes out right.
     pub(super) fn node(&self, reference: &Reference) -> Result<Option<Vec<u8>>> {
-        let query = "SELECT block FROM nodes_1 WHERE reference = ?1 LIMIT 1";
-        self.run(|connection| {
-            connection.prepare_cached(query)?.query_row([prefix(reference)], |row| row.get(0)).optional()
-        })
+        let query = "SELECT pairs, level, capability FROM nodes_1 JOIN files_1 ON file = id
+            WHERE reference = ?1 AND state < 2 LIMIT 1";
+        let found = self.run(|connection| {
+            connection
+                .prepare_cached(query)?
+                .query_row([prefix(reference)], |row| {
+                    Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?))
+                })
+                .optional()
+        })?;
+        Ok(found.and_then(|(pairs, level, capability)| {
+            let block_size = ReadCapability::from_bytes(&capability).ok()?.block_size;
+            let (found, node) = seal_node(pairs, level, block_size);
+            (found == *reference).then_some(node)
+        }))
     }
 
     /// What was known of the file at this path.
@@ -268,12 +280,13 @@ impl Index {
         })
     }
 
-    pub(super) fn add_node(&self, reference: &Reference, file: i64, block: &[u8]) -> Result<()> {
+    pub(super) fn add_node(&self, reference: &Reference, file: i64, level: u8, pairs: &[u8]) -> Result<()> {
         self.run(|connection| {
-            connection.prepare_cached("INSERT INTO nodes_1 VALUES (?1, ?2, ?3)")?.execute(params![
+            connection.prepare_cached("INSERT INTO nodes_1 VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 prefix(reference),
                 file,
-                block
+                level,
+                pairs
             ])?;
             Ok(())
         })
@@ -291,6 +304,11 @@ impl Index {
             connection.execute("DELETE FROM met", [])?;
             Ok(gone as u64)
         })
+    }
+
+    /// Moves what SQLite has in its log into the database, for as long as no reader needs it there.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
     }
 
     /// Marks a file that does not hold what was indexed, for other readers and the next indexing.

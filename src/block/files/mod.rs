@@ -25,7 +25,7 @@ pub use self::index::{Index, IndexedFile};
 pub use self::scan::{Indexed, Met, update as update_index};
 use self::slice::{Missed, is_same, open_root, read_leaf};
 use super::{Block, BlockStore, Error, Refusal};
-use crate::eris::{ConvergenceSecret, Reference, reference_of, seal_leaves};
+use crate::eris::{ConvergenceSecret, Reference, seal_leaves};
 
 /// Blocks made by one blocking task: enough to hash several at once.
 const CHUNK: usize = 32;
@@ -170,7 +170,7 @@ impl Shared {
         for (position, &reference) in references.iter().enumerate() {
             let places = self.places(index, &reference)?;
             if places.is_empty()
-                && let Some(block) = index.node(&reference)?.filter(|block| reference_of(block) == reference)
+                && let Some(block) = index.node(&reference)?
             {
                 answers[position] = Some(Ok(block.into()));
                 continue;

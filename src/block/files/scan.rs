@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, statat};
 use super::IndexError;
 use super::index::{Index, Leaf, State};
 use super::slice::{Stamp, open_below, open_root};
-use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, SealedBlock};
+use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, SealedBlock, pairs_of};
 
 /// Bytes that are read at once: a batch of the encoder.
 const PIECE: usize = 1 << 20;
@@ -153,6 +153,7 @@ impl Scan<'_> {
         self.flush()?;
         self.done.gone = self.index.sweep(self.any_gone)?;
         self.index.commit()?;
+        self.index.checkpoint()?;
         Ok(self.done)
     }
 
@@ -285,12 +286,12 @@ impl Scan<'_> {
 
     /// Takes down where leaves are, and nodes whole.
     fn keep(&mut self, blocks: Vec<SealedBlock>, file: i64, next: &mut u64) -> Result<(), IndexError> {
-        for SealedBlock { level, reference, block, .. } in blocks {
-            if level > 0 {
-                self.index.add_node(&reference, file, &block)?;
+        for block in blocks {
+            if block.level > 0 {
+                self.index.add_node(&block.reference, file, block.level, &pairs_of(&block))?;
                 continue;
             }
-            self.leaves.push(Leaf::new(&reference, file, *next));
+            self.leaves.push(Leaf::new(&block.reference, file, *next));
             *next += 1;
             if self.leaves.len() >= MAX_LEAVES {
                 self.flush()?;

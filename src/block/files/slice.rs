@@ -64,8 +64,9 @@ pub(super) fn open_root(path: &Path) -> io::Result<OwnedFd> {
 
 /// Opens what is at `path` below `root`, with no link on the way.
 pub(super) fn open_below(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    // Not blocking: a named pipe must not hang the reader.
-    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    // A named pipe must not hang the reader; and the kernel wants nothing of that kind beside PATH.
+    let waiting = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+    let flags = flags | waiting | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 use super::*;
-use crate::eris::{BlockSize, Encoder, ReadCapability, decode};
+use crate::eris::{BlockSize, Encoder, ReadCapability, decode, reference_of};
 
 /// A directory with its index beside it.
 struct Folder {
@@ -275,7 +275,8 @@ async fn the_index_is_a_small_part_of_what_it_indexes() {
     folder.update();
     let size = fs::metadata(folder.index()).unwrap().len();
     let wal = fs::metadata(folder.dir.path().join("cache/index.sqlite-wal")).map_or(0, |wal| wal.len());
-    assert!((size + wal) * 250 < length as u64, "{size} + {wal}: more than 0.4 %");
+    // 64 bytes for each leaf of 32 KiB are 0.195 %, and as much again is more than where the leaves are.
+    assert!((size + wal) * 256 < length as u64, "{size} + {wal}: more than 0.39 %");
 }
 
 #[test]
