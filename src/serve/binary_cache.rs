@@ -1,8 +1,8 @@
 //! What stock `nix` and `guix` ask a substitute server for, answered from the view.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -22,6 +22,10 @@ const ABSENT: HeaderValue = HeaderValue::from_static("max-age=60");
 /// How long a client may remember that nobody could say whether there is such a path: long enough to do without it now.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("max-age=10");
 
+/// For so long servers that were silent are expected to be silent.
+const LATE: Duration = Duration::from_secs(30);
+/// Then so many narinfos are looked up in the time of one.
+const HURRY: u32 = 10;
 /// That of cache.nixos.org.
 const CATALOG_PRIORITY: u32 = 40;
 
@@ -31,12 +35,14 @@ pub(super) struct BinaryCache {
     tree: Arc<Tree>,
     budget: Arc<Budget>,
     lookup: Duration,
+    /// When the last narinfo did not come in this time, and none came since.
+    late: Mutex<Option<Instant>>,
 }
 
 impl BinaryCache {
     /// Narinfos are looked up for no longer than `lookup`.
     pub(super) fn new(tree: Arc<Tree>, budget: Arc<Budget>, lookup: Duration) -> Self {
-        BinaryCache { tree, budget, lookup }
+        BinaryCache { tree, budget, lookup, late: Mutex::default() }
     }
 
     /// What the catalogs and the servers are, a line each. Not by which URN: whoever knows that can read them.
@@ -90,7 +96,14 @@ impl BinaryCache {
     /// What nobody could say in time is not there for the moment: at this status both clients go on to their next server,
     /// while at any other Nix asks five times and then ends the build.
     pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
-        match self.narinfo_text(hash_part).await {
+        let patience = self.patience();
+        let outcome = self.narinfo_text(hash_part, Deadline::after(patience)).await;
+        if !outcome.as_ref().is_err_and(tree::Error::is_overdue) {
+            *self.late.lock().expect("no panic while held") = None;
+        } else if patience == self.lookup {
+            *self.late.lock().expect("no panic while held") = Some(Instant::now());
+        }
+        match outcome {
             Ok(Some(text)) => answer::whole(StatusCode::OK, "text/x-nix-narinfo", text),
             Ok(None) => absent(ABSENT),
             Err(error) => {
@@ -100,8 +113,19 @@ impl BinaryCache {
         }
     }
 
-    async fn narinfo_text(&self, hash_part: HashPart) -> Result<Option<String>, tree::Error> {
-        let deadline = Deadline::after(self.lookup);
+    /// How long to look for a narinfo: not long where the last one was late, since a client asks for one after the other.
+    fn patience(&self) -> Duration {
+        match *self.late.lock().expect("no panic while held") {
+            Some(late) if late.elapsed() < LATE => self.lookup / HURRY,
+            _ => self.lookup,
+        }
+    }
+
+    async fn narinfo_text(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<String>, tree::Error> {
         let Some(narinfo) = self.tree.narinfo(hash_part, deadline).await? else { return Ok(None) };
         // What was published for being served by this program says where, and in a form that takes fewer bytes.
         let encoded = format!("nar/{hash_part}.nar.zst");

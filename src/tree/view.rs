@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::ahead::Ahead;
 use super::inode::{Occupant, Slot};
 use super::objects::Objects;
-use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Substitutes, Symlinks};
+use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Symlinks};
 use crate::block::BlockStore;
 use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
 use crate::eris::ReadCapability;
