@@ -134,5 +134,10 @@ def catalogs():
     seed("catalog", "whole", b"\0" + content + frame(b"ERISROOT", tail))
 
 
-for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs):
+def cache_infos():
+    seed("cache_info", "nix", b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
+    seed("cache_info", "guix", b"StoreDir: /gnu/store\nWantMassQuery: 0\nPriority: 100\n")
+
+
+for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs, cache_infos):
     make()

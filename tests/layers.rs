@@ -13,26 +13,46 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
     ("store", &["compress"]),
-    ("block", &["eris"]),
-    ("content", &["block", "compress", "eris", "nar"]),
-    ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
-    ("offline", &["block", "content", "eris", "store", "tree"]),
+    ("flights", &[]),
+    ("http", &[]),
+    ("lru", &[]),
+    ("substituter", &["compress", "flights", "http", "lru", "store"]),
+    ("block", &["eris", "http", "lru"]),
+    ("content", &["block", "compress", "eris", "flights", "nar"]),
+    ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
+    ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
+    ("offline", &["block", "content", "download", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
-    ("publish", &["block", "compress", "content", "eris", "nar", "store", "tree"]),
-    ("serve", &["block", "compress", "content", "eris", "metrics", "nar", "store", "tree"]),
+    ("publish", &["block", "compress", "content", "eris", "nar", "store", "substituter", "tree"]),
+    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "control", "eris", "fuse", "metrics", "nar", "offline",
-            "publish", "serve", "store", "tree",
+            "block",
+            "compress",
+            "config",
+            "content",
+            "control",
+            "download",
+            "eris",
+            "fuse",
+            "http",
+            "metrics",
+            "nar",
+            "offline",
+            "publish",
+            "serve",
+            "store",
+            "substituter",
+            "tree",
         ],
     ),
 ];
@@ -99,14 +119,16 @@ const RESERVED: [Reserved; 9] = [
         },
     },
     Reserved {
-        rule: "only `block` and `serve` speak HTTP",
+        rule: "only `block`, `substituter` and `serve` speak HTTP",
         names: &["hyper", "hyper_util", "http_body_util", "reqwest"],
-        allowed: |file| in_module(file, "block") || in_module(file, "serve"),
+        allowed: |file| {
+            ["block", "http", "serve", "substituter"].iter().any(|module| in_module(file, module))
+        },
     },
     Reserved {
-        rule: "only `block` and `publish` read databases",
+        rule: "only `block`, `substituter` and `publish` read databases",
         names: &["rusqlite"],
-        allowed: |file| in_module(file, "block") || in_module(file, "publish"),
+        allowed: |file| ["block", "publish", "substituter"].iter().any(|module| in_module(file, module)),
     },
     Reserved {
         rule: "a clock that jumps harms nobody: waits and lifetimes go by the monotonic one",

@@ -222,7 +222,7 @@ fn extended_attributes_say_where_a_file_comes_from() {
     assert!(value("urn").starts_with("urn:eris:"));
     assert!(value("narhash").starts_with("sha256:"));
     assert_eq!(value("storepath"), format!("/nix/store/{path}"));
-    assert_eq!(value("signer"), "catalog");
+    assert_eq!(value("trust"), "catalog");
     let absent = format!("import os; os.getxattr({:?}, 'user.erisfs.nothing')", file.to_str().unwrap());
     let output = Command::new("python3").args(["-c", &absent]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("No data available"));

@@ -11,8 +11,8 @@ mod disk;
 mod error;
 mod every;
 mod fault;
+mod files;
 mod http;
-mod lru;
 mod memory;
 mod race;
 mod retry;
@@ -27,6 +27,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
+pub use crate::lru::ByteLru;
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -34,8 +35,8 @@ pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pi
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
+pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use http::{Http, Patience};
-pub use lru::ByteLru;
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
@@ -101,7 +102,8 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `files:PATH?index=FILE`, `cache:DIR`,
+/// `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -115,9 +117,14 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
+        // It checks what it makes.
+        "files" => match Files::split_url(rest) {
+            (root, Some(index)) => Ok(Arc::new(Files::new(root, index))),
+            (_, None) => Err(bad_url(url, "the index is missing: files:PATH?index=FILE")),
+        },
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
         // It checks what it reads and what it is given.
@@ -125,7 +132,7 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+            "known are dir:PATH, sqlite:PATH, files:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
         )),
     }
 }
@@ -156,7 +163,7 @@ fn open_each<S: AsRef<str>>(urls: &[S], open: fn(&str) -> Opened) -> Result<Vec<
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
-    Error::BadUrl { url: http::without_secret(url), reason: reason.to_owned() }
+    Error::BadUrl { url: crate::http::without_secret(url), reason: reason.to_owned() }
 }
 
 /// Whether a block can have this many bytes.
@@ -170,8 +177,19 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_store_is_refused_with_the_reason() {
-        for url in ["", "blocks", "dir:", "sqlite:", "cache:", "memory:x", "ftp://host/", "http://", "https:"]
-        {
+        for url in [
+            "",
+            "blocks",
+            "dir:",
+            "sqlite:",
+            "files:",
+            "files:x",
+            "cache:",
+            "memory:x",
+            "ftp://host/",
+            "http://",
+            "https:",
+        ] {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
         assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));

@@ -25,7 +25,8 @@ impl Cat {
     }
 
     async fn copy(&self, session: &Session) -> anyhow::Result<()> {
-        let tree = self.look.open(session).await?;
+        let opened = self.look.open(session).await?;
+        let tree = &opened.tree;
         let file = self.look.find(session, &tree, &self.path).await?;
         match file.kind {
             Kind::Regular | Kind::Executable => {}

@@ -35,7 +35,8 @@ impl Ls {
 
     async fn list(&self, session: &Session) -> anyhow::Result<()> {
         let path = self.path.as_deref().unwrap_or(OsStr::new(""));
-        let tree = self.look.open(session).await?;
+        let opened = self.look.open(session).await?;
+        let tree = &opened.tree;
         let top = self.look.find(session, &tree, path).await?;
         if top.kind != Kind::Directory {
             return self.line(session, &tree, &text(path.as_bytes()), &top).await;

@@ -7,6 +7,8 @@ mod check;
 mod demo;
 mod disk;
 mod get;
+mod index;
+mod keys;
 mod ls;
 mod mount;
 mod offline;
@@ -18,6 +20,8 @@ mod serve;
 mod signals;
 mod stat;
 mod status;
+mod stores;
+mod substituters;
 mod view;
 mod why;
 
@@ -60,6 +64,8 @@ enum Command {
     Get(get::Get),
     /// Encode store paths, directories or files; the last line printed is the URN of their catalog
     Publish(publish::Publish),
+    /// Index the files of a directory, so that the block store files:PATH gives their blocks
+    Index(index::Index),
     /// List the store paths of a catalog, or a directory in one of them
     Ls(ls::Ls),
     /// Print a file of a store path
@@ -89,7 +95,7 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, files:PATH, http(s)://HOST/
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
@@ -99,7 +105,8 @@ impl Blocks {
     fn urls(&self, session: &Session) -> anyhow::Result<Vec<String>> {
         self.urls_if_any(session)?.ok_or_else(|| {
             let reason =
-                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config";
+                "no block store: give --blocks URL, set ERISFS_BLOCKS, or name `stores` in the config \
+                 (--substituter URL alone reads plain NARs)";
             Usage(reason.into()).into()
         })
     }
@@ -112,7 +119,7 @@ impl Blocks {
                 let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
                 own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
             }
-            url => Ok(url.to_owned()),
+            url => index::with_index(&session.environment, url),
         });
         let named = named.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(named).filter(|urls| !urls.is_empty()))
@@ -181,6 +188,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
         Command::Publish(publish) => publish.run(&context),
+        Command::Index(index) => index.run(&context),
         Command::Ls(ls) => ls.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Stat(stat) => stat.run(&context),

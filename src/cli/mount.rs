@@ -15,6 +15,7 @@ use crate::control::{Daemon, Face};
 use crate::fuse::{Mounted, Options};
 use crate::metrics::Process;
 use crate::serve::Server;
+use crate::substituter::Unsigned;
 use crate::tree::{Closure, Settings, Tree};
 
 /// What the process in the background says on its stdout once the mount is up.
@@ -67,8 +68,8 @@ impl Mount {
         // Before mounting: a signal in between must not leave the mount behind.
         let mut signals = Signals::catch()?;
         let settings = settings(session, options);
-        let Opened { tree, stack } = tokio::select! {
-            opened = self.view.open(session, settings, options.timeout) => opened?,
+        let Opened { tree, stack, scratch: _scratch } = tokio::select! {
+            opened = self.view.open(session, settings, Unsigned::Refuse, options.timeout) => opened?,
             () = signals.any() => return Err(anyhow!("stopped before it was mounted")),
         };
         let runtime = session.runtime.handle().clone();

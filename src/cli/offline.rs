@@ -7,10 +7,14 @@ use anyhow::anyhow;
 use clap::Args;
 use indicatif::HumanBytes;
 
+use super::stores::substitutes_over;
+use super::substituters::SubstituterFlags;
+use super::view::NO_SOURCE;
 use super::{Session, Usage, patience};
 use crate::block::Disk;
 use crate::eris::ReadCapability;
 use crate::offline::{Absent, Held, Offline, Report};
+use crate::substituter::Unsigned;
 
 /// Store paths that are to be on this disk.
 #[derive(Debug, Args)]
@@ -18,6 +22,8 @@ pub(super) struct Local {
     /// A catalog that `publish` printed (repeatable, the first that lists a path wins) [default: those of the config]
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
+    #[command(flatten)]
+    substituters: SubstituterFlags,
     /// Also everything that the store paths refer to
     #[arg(long)]
     pub(super) closure: bool,
@@ -33,15 +39,17 @@ impl Local {
     /// The cache with the catalogs. Asks nobody yet.
     pub(super) fn open(&self, session: &Session, disk: Disk) -> anyhow::Result<Offline> {
         let urns = if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs };
-        if urns.is_empty() {
-            let reason = "no catalog: give --catalog URN, or name `catalogs` in the config";
-            return Err(Usage(reason.into()).into());
+        let substitutes = self.substituters.open(session, Unsigned::Refuse)?;
+        let substitutes = substitutes.map(|substituters| substitutes_over(substituters, disk.clone()));
+        if urns.is_empty() && substitutes.is_none() {
+            return Err(Usage(NO_SOURCE.into()).into());
         }
         let parsed = urns.iter().map(|urn| {
             urn.parse::<ReadCapability>().map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let catalogs = parsed.collect::<Result<Vec<_>, _>>()?;
-        Ok(Offline::new(disk, catalogs, self.timeout.unwrap_or(session.config.deadlines.read)))
+        let wait = self.timeout.unwrap_or(session.config.deadlines.read);
+        Ok(Offline::new(disk, catalogs, wait).with_substitutes(substitutes))
     }
 }
 

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::time::timeout;
 use super::disk::DiskFlags;
 use super::offline::{Local, absent_line, line, outcome};
 use super::{Blocks, Session, Signals, Usage};
-use crate::block::Disk;
+use crate::block::{Disk, Memory};
 use crate::config::Size;
 use crate::offline::{Event, Observer, Order, Prefetched};
 
@@ -67,7 +68,11 @@ impl Bring {
             () = signals.any() => return Err(stopped()),
         }
         let offline = self.local.open(session, cache)?;
-        let store = self.blocks.open(session)?;
+        let store = match self.blocks.urls_if_any(session)? {
+            // Plain NARs need none.
+            None if offline.has_substitutes() => Arc::new(Memory::new()),
+            _ => self.blocks.open(session)?,
+        };
         let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };
         let progress = Progress::start();
         let started = Instant::now();

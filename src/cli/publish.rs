@@ -3,13 +3,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::substituters::web;
 use super::{Blocks, Session, Usage, print};
-use crate::publish::{self, Error, Event, Observer, Published, Settings};
-use crate::store::StoreDir;
+use crate::block::BlockStore;
+use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
+use crate::store::{HashPart, StoreDir};
+use crate::substituter;
 use crate::tree::read_profile;
 
 /// Where the program remembers what it published, below the user's cache directory.
@@ -24,9 +28,26 @@ pub(super) struct Publish {
     /// Write narinfos, listings and nix-cache-info to this directory
     #[arg(long, value_name = "DIR")]
     narinfo: Option<PathBuf>,
+    /// Write also the archives there, so that any web server of DIR serves stock Nix and Guix; the block store files:DIR
+    /// then needs no copy of them
+    #[arg(long, requires = "narinfo")]
+    nars: bool,
+    /// Sign the narinfos with this secret key of Nix (`nix key generate-secret`) or Guix (/etc/guix/signing-key.sec)
+    #[arg(long = "sign-key", value_name = "FILE")]
+    sign_keys: Vec<PathBuf>,
     /// Publish also everything that the store paths refer to
     #[arg(long)]
     closure: bool,
+    /// Mirror store paths of this substitute server, which need not be on this machine: http(s)://HOST/, file:DIR. Their
+    /// narinfos keep their text and signatures; with --sign-key, a key binds the URN to the path and vouches for nothing else
+    #[arg(long, value_name = "URL", conflicts_with_all = ["nars", "name", "profile"])]
+    from: Option<String>,
+    /// With --from file:DIR: every store path that it has
+    #[arg(long, requires = "from", conflicts_with = "paths")]
+    all: bool,
+    /// Write the narinfos also to this SQLite file, for `--overlay sqlite:FILE`
+    #[arg(long, value_name = "FILE")]
+    overlay: Option<PathBuf>,
     /// The store that other directories and files are named for [default: that of the store paths given,
     /// else the one of this machine]
     #[arg(long, value_name = "DIR")]
@@ -40,8 +61,8 @@ pub(super) struct Publish {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Store paths, or any other directories and files
-    #[arg(required = true, value_name = "PATH")]
+    /// Store paths, or any other directories and files; with --from store paths or their hash parts
+    #[arg(required_unless_present = "all", value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 
@@ -51,6 +72,9 @@ impl Publish {
         let store = self.blocks.open_to_put(session)?;
         let settings = Settings {
             narinfo: self.narinfo.clone(),
+            overlay: self.overlay.as_deref().map(overlay_file),
+            nars: self.nars,
+            keys: SigningKeys::read(&self.sign_keys)?,
             closure: self.closure,
             store_dir: self.store_dir.clone(),
             name: self.name.clone(),
@@ -59,12 +83,17 @@ impl Publish {
         };
         let progress = Arc::new(Progress::start());
         let started = Instant::now();
-        let work = publish::publish(store, self.paths.clone(), settings, progress.clone());
+        let work = async {
+            match &self.from {
+                Some(url) => self.mirror(session, url, store, settings, progress.clone()).await,
+                None => Ok(publish::publish(store, self.paths.clone(), settings, progress.clone()).await?),
+            }
+        };
         let published = session.runtime.block_on(work);
         progress.bar.finish_and_clear();
-        let published = published.map_err(|error| match error {
-            Error::NameUnused => Usage(format!("--name: {error}")).into(),
-            error => anyhow::Error::from(error),
+        let published = published.map_err(|error| match error.downcast_ref() {
+            Some(Error::NameUnused) => Usage(format!("--name: {error}")).into(),
+            _ => error,
         })?;
         if self.json {
             print(as_json(&published))?;
@@ -75,11 +104,34 @@ impl Publish {
             print(published.catalog)?;
         }
         eprintln!("{}", summary(&published, progress.read.load(Relaxed), started.elapsed()));
-        Ok(())
+        match published.left_out {
+            0 => Ok(()),
+            left_out => Err(anyhow!(
+                "{left_out} store paths could not be mirrored; run again for what may come later"
+            )),
+        }
     }
-}
 
-impl Publish {
+    async fn mirror(
+        &self,
+        session: &Session,
+        url: &str,
+        store: Arc<dyn BlockStore>,
+        settings: Settings,
+        progress: Arc<Progress>,
+    ) -> anyhow::Result<Published> {
+        let web = web(session, None, None)?;
+        let from = substituter::open(url, &web).map_err(|error| match error {
+            substituter::Error::BadUrl { .. } => Usage(error.to_string()).into(),
+            error => anyhow::Error::from(error),
+        })?;
+        let paths = match self.all {
+            true => publish::hash_parts_in(enumerable(url)?)?,
+            false => self.paths.iter().map(|path| hash_part(path)).collect::<anyhow::Result<_>>()?,
+        };
+        Ok(publish::mirror(store, from, paths, settings, progress).await?)
+    }
+
     /// A block store inside a tree that goes into it would never be done.
     fn check_stores(&self, session: &Session) -> anyhow::Result<()> {
         for url in self.blocks.urls(session)? {
@@ -96,6 +148,27 @@ impl Publish {
         }
         Ok(())
     }
+}
+
+/// The directory of a cache that says what it has.
+fn enumerable(url: &str) -> anyhow::Result<&Path> {
+    let path = url.strip_prefix("file:").map(|path| path.strip_prefix("//").unwrap_or(path));
+    let path = path.ok_or_else(|| {
+        Usage(format!("--all: {url} does not say which store paths it has; name them, or mirror a file:DIR"))
+    })?;
+    Ok(Path::new(path))
+}
+
+/// The hash part of what is given as a store path, its name, or a hash part.
+fn hash_part(path: &Path) -> anyhow::Result<HashPart> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let parsed = name.split_once('-').map_or(&*name, |(hash_part, _)| hash_part).parse();
+    parsed.map_err(|error| Usage(format!("{}: no store path: {error}", path.display())).into())
+}
+
+/// The file that is named, also where it is named as the URL under which it is read.
+fn overlay_file(named: &Path) -> PathBuf {
+    named.to_str().and_then(|name| name.strip_prefix("sqlite:")).map_or(named, Path::new).to_owned()
 }
 
 fn as_json(published: &Published) -> serde_json::Value {
@@ -181,7 +254,21 @@ impl Observer for Progress {
                 self.bar.dec_length(reused.unwrap_or(0));
                 self.show_paths();
             }
+            Event::LeftOut { hash_part, error } => {
+                let told = left_out(hash_part, error);
+                self.bar.suspend(|| eprintln!("{told}"));
+            }
         }
+    }
+}
+
+fn left_out(hash_part: HashPart, error: &Error) -> String {
+    let text = error.to_string();
+    let hash_part = hash_part.to_string();
+    if text.contains(&hash_part) {
+        format!("left out: {text}")
+    } else {
+        format!("left out: {hash_part}: {text}")
     }
 }
 

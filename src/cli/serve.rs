@@ -6,6 +6,7 @@ use super::{Session, Signals, Usage, listen};
 use crate::config::is_address;
 use crate::control::{Daemon, Face};
 use crate::serve::{Limits, PutPolicy, Server, Service, Token};
+use crate::substituter::Unsigned;
 use crate::tree::Settings;
 
 #[derive(Debug, Args)]
@@ -39,13 +40,14 @@ impl Serve {
     async fn serve(&self, session: &Session, put: PutPolicy) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
-        let Opened { tree, stack } = tokio::select! {
-            opened = self.view.open(session, settings, Limits::default().fetch) => opened?,
+        let Opened { tree, stack, scratch: _scratch } = tokio::select! {
+            opened = self.view.open(session, settings, Unsigned::CheckHash, Limits::default().fetch) => opened?,
             () = signals.any() => return Ok(()),
         };
         let store = tree.store().clone();
         let limits = Limits { connections: self.max_connections.into(), ..Limits::default() };
-        let shown = (!self.view.catalogs(session).is_empty()).then(|| tree.clone());
+        let shown =
+            (!self.view.catalogs(session).is_empty() || tree.has_substituters()).then(|| tree.clone());
         let server = Server::bind(&self.listen, Service { store, tree: shown, put, limits }).await;
         let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
         let (process, place) = (server.observe(stack, tree), format!("http://{}/", server.local_addr()));

@@ -26,7 +26,8 @@ impl Stat {
     }
 
     async fn tell(&self, session: &Session) -> anyhow::Result<()> {
-        let tree = self.look.open(session).await?;
+        let opened = self.look.open(session).await?;
+        let tree = &opened.tree;
         let attr = self.look.find(session, &tree, &self.path).await?;
         let target = match attr.kind {
             Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline(session)).await?),

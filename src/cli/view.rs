@@ -10,12 +10,20 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::disk::DiskFlags;
-use super::{Blocks, Session, Usage, opened, patience};
-use crate::block::{Disk, DiskError, Stack, StackSettings};
+use super::stores::{Stores, substitutes_over};
+use super::substituters::SubstituterFlags;
+use super::{Blocks, Session, Usage, patience};
+use crate::block::Stack;
 use crate::content::{Deadline, Fetch};
+use crate::download::Scratch;
 use crate::eris::ReadCapability;
 use crate::store::{HashPart, StoreDir, StorePath};
-use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Tree};
+use crate::substituter::Unsigned;
+use crate::tree::{Attr, Catalog, Catalogs, Inode, Kind, Settings, Sources, Tree};
+
+/// What is said where nothing says what store paths there are.
+pub(super) const NO_SOURCE: &str = "no catalog and no substitute server: give --catalog URN or --substituter URL, or name \
+                                    `catalogs` or `substituters` in the config";
 
 /// Memory for decoded interior nodes: those of 16 GiB of content.
 pub(super) const NODE_BYTES: usize = 32 << 20;
@@ -32,6 +40,8 @@ pub(super) struct View {
     #[arg(long = "catalog", value_name = "URN")]
     catalogs: Vec<String>,
     #[command(flatten)]
+    substituters: SubstituterFlags,
+    #[command(flatten)]
     disk: DiskFlags,
 }
 
@@ -39,6 +49,8 @@ pub(super) struct View {
 pub(super) struct Opened {
     pub(super) tree: Arc<Tree>,
     pub(super) stack: Arc<Stack>,
+    /// A cache that ends with this process: to be kept as long as the view.
+    pub(super) scratch: Option<Scratch>,
 }
 
 /// A view that is looked into once, without a mount.
@@ -52,11 +64,12 @@ pub(super) struct Look {
 }
 
 impl View {
-    /// Opens all catalogs, each within `timeout`.
+    /// Opens all catalogs, each within `timeout`. `unsigned` says what becomes of narinfos of servers that no trusted key signed.
     pub(super) async fn open(
         &self,
         session: &Session,
         settings: Settings,
+        unsigned: Unsigned,
         timeout: Duration,
     ) -> anyhow::Result<Opened> {
         let capabilities = self.catalogs(session).iter().map(|urn| {
@@ -64,7 +77,10 @@ impl View {
             parsed.map_err(|error| Usage(format!("--catalog {urn}: {error}")))
         });
         let capabilities = capabilities.collect::<Result<Vec<_>, _>>()?;
-        let stack = Arc::new(self.stack(session)?);
+        let substituters = self.substituters.open(session, unsigned)?;
+        let Stores { stack, nars, scratch } =
+            Stores::open(session, &self.blocks, &self.disk, substituters.is_some())?;
+        let stack = Arc::new(stack);
         let fetch = Fetch::new(stack.store(), NODE_BYTES);
         let opened = capabilities
             .into_iter()
@@ -77,33 +93,40 @@ impl View {
             return Err(Usage(format!("catalogs of {first} and of {other} cannot be shown together")).into());
         }
         let settings = Settings { sweep_bytes: sweep_bytes(&stack), ..settings };
-        Ok(Opened { tree: Arc::new(Tree::new(fetch, Catalogs::new(catalogs), settings)), stack })
-    }
-
-    fn stack(&self, session: &Session) -> anyhow::Result<Stack> {
-        let disk = self.disk.settings(session);
-        let urls = match (self.blocks.urls_if_any(session)?, &disk) {
-            (Some(urls), _) => urls,
-            // Without any store there is still what the cache holds.
-            (None, Some((dir, _))) => match Disk::open_existing(dir) {
-                Ok(_) => vec![format!("cache:{}", dir.display())],
-                Err(DiskError::Absent { .. }) => self.blocks.urls(session)?,
-                Err(error) => return Err(error.into()),
-            },
-            (None, None) => self.blocks.urls(session)?,
-        };
-        let settings = StackSettings {
-            memory_bytes: session.config.cache.memory.bytes(),
-            disk,
-            reseed: session.config.reseed.clone(),
-        };
-        opened(Stack::open(&urls, settings))
+        let substitutes =
+            substituters.zip(nars).map(|(substituters, disk)| substitutes_over(substituters, disk));
+        let sources = Sources { catalogs: Catalogs::new(catalogs), substitutes };
+        agree(&sources, timeout).await?;
+        Ok(Opened { tree: Arc::new(Tree::new(fetch, sources, settings)), stack, scratch })
     }
 
     /// The URNs of the catalogs that were given, here or in the config.
     pub(super) fn catalogs<'a>(&'a self, session: &'a Session) -> &'a [String] {
         if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs }
     }
+}
+
+/// How long the servers are asked for their store directory before there is a view: it is needed for links and paths alone.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Asks the servers for their store directory, which must be that of the catalogs. Servers that are down are no error: they may
+/// come back.
+async fn agree(sources: &Sources, timeout: Duration) -> anyhow::Result<()> {
+    let Some(substitutes) = &sources.substitutes else { return Ok(()) };
+    match (
+        substitutes.learn_store_dir(Deadline::after(timeout.min(GREETING))).await,
+        sources.catalogs.store_dir(),
+    ) {
+        (Ok(servers), Some(catalogs)) if servers != catalogs => {
+            let reason = format!(
+                "catalogs of {catalogs} and substitute servers of {servers} cannot be shown together"
+            );
+            return Err(Usage(reason).into());
+        }
+        (Ok(_), _) => {}
+        (Err(error), _) => tracing::warn!("{error}"),
+    }
+    Ok(())
 }
 
 /// What may be fetched in the hope that somebody wants it: a part of what the block caches hold.
@@ -116,14 +139,9 @@ fn sweep_bytes(stack: &Stack) -> u64 {
 
 impl Look {
     /// Opens all catalogs.
-    pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Arc<Tree>> {
-        Ok(self.open_with_stack(session).await?.tree)
-    }
-
-    /// As [`open`](Self::open), with the stores below.
-    pub(super) async fn open_with_stack(&self, session: &Session) -> anyhow::Result<Opened> {
+    pub(super) async fn open(&self, session: &Session) -> anyhow::Result<Opened> {
         let settings = Settings { frame_bytes: session.config.cache.frames.bytes(), ..Settings::default() };
-        self.view.open(session, settings, self.timeout(session)).await
+        self.view.open(session, settings, Unsigned::Refuse, self.timeout(session)).await
     }
 
     /// When to give up on something that begins now.
@@ -138,18 +156,16 @@ impl Look {
     /// Finds `HASH-NAME/PATH`, where a hash part alone and the store directory in front are taken too.
     pub(super) async fn find(&self, session: &Session, tree: &Tree, path: &OsStr) -> anyhow::Result<Attr> {
         let mut below = path.as_bytes();
-        if self.view.catalogs(session).is_empty() && !below.starts_with(b"urn:") {
-            return Err(
-                Usage("no catalog: give --catalog URN, or name `catalogs` in the config".into()).into()
-            );
+        if self.view.catalogs(session).is_empty() && !tree.has_substituters() && !below.starts_with(b"urn:") {
+            return Err(Usage(NO_SOURCE.into()).into());
         }
-        if let Some(store_dir) = tree.catalogs().store_dir()
+        if let Some(store_dir) = tree.store_dir()
             && let Some(rest) = below.strip_prefix(store_dir.as_str().as_bytes())
         {
             below = rest;
         } else if below.starts_with(b"/") {
-            let known = tree.catalogs().store_dir().map_or("none", StoreDir::as_str);
-            return Err(anyhow!("{}: the store directory of the catalogs is {known}", path.display()));
+            let known = tree.store_dir().map_or("none", StoreDir::as_str);
+            return Err(anyhow!("{}: the store directory is {known}", path.display()));
         }
         let mut at = tree.attr(Inode::ROOT, self.deadline(session)).await?;
         let mut seen = PathBuf::new();
@@ -166,6 +182,9 @@ impl Look {
                 _ => tree.lookup(at.inode, name, self.deadline(session)).await?,
             };
             at = found.ok_or_else(|| match at.inode {
+                Inode::ROOT if tree.has_substituters() => {
+                    anyhow!("{}: no catalog lists it, and no substitute server has it", shown.display())
+                }
                 Inode::ROOT => anyhow!("{}: no catalog lists it", shown.display()),
                 _ => anyhow!("{} has no {}", seen.display(), shown.display()),
             })?;
@@ -190,8 +209,8 @@ impl Look {
         let hash_part: HashPart = name.parse().map_err(|_| {
             Usage(format!("{name}: HASH-NAME of a store path, or its 32 characters, expected"))
         })?;
-        let found = tree.catalogs().find(hash_part, self.deadline(session)).await?;
-        Ok(found.map(|(path, _)| path.to_string()))
+        let found = tree.store_path(hash_part, self.deadline(session)).await?;
+        Ok(found.map(|path| path.to_string()))
     }
 }
 

@@ -38,7 +38,7 @@ impl Why {
             let path = below.to_str().ok_or_else(|| anyhow!("{}: it is not UTF-8", below.display()))?;
             return Ok(peer.ask(&Request::Why { path: path.to_owned() }).await?);
         }
-        let opened = self.look.open_with_stack(session).await?;
+        let opened = self.look.open(session).await?;
         let attr = self.look.find(session, &opened.tree, &self.path).await?;
         let located = opened.tree.locate_inode(attr.inode, self.look.deadline(session)).await?;
         let told =

@@ -18,10 +18,12 @@ pub(super) struct Key {
 
 const SIZE: &str = "a size in quotes with K, M, G or T, such as \"20G\"";
 const STRINGS: &str = "an array of texts, such as [\"dir:/srv/blocks\"]";
+const PATH: &str = "an absolute path in quotes";
+const URL: &str = "a URL in quotes";
 const FLAG: &str = "true or false";
 
 /// In the order of docs/configuration.md.
-pub(super) const KEYS: [Key; 15] = [
+pub(super) const KEYS: [Key; 24] = [
     Key { name: "stores", expects: STRINGS, set: |config, value| put(&mut config.stores, strings(value)) },
     Key {
         name: "catalogs",
@@ -30,8 +32,49 @@ pub(super) const KEYS: [Key; 15] = [
     },
     Key { name: "reseed", expects: STRINGS, set: |config, value| put(&mut config.reseed, strings(value)) },
     Key {
+        name: "substituters",
+        expects: STRINGS,
+        set: |config, value| put(&mut config.substituters, strings(value)),
+    },
+    Key {
+        name: "overlays",
+        expects: STRINGS,
+        set: |config, value| put(&mut config.overlays, strings(value)),
+    },
+    Key { name: "ipfs", expects: URL, set: |config, value| put(&mut config.ipfs, url(value).map(Some)) },
+    Key {
+        name: "trust.keys",
+        expects: STRINGS,
+        set: |config, value| put(&mut config.trust.keys, strings(value)),
+    },
+    Key {
+        name: "trust.nix-conf",
+        expects: PATH,
+        set: |config, value| put(&mut config.trust.nix_conf, path(value).map(Some)),
+    },
+    Key {
+        name: "trust.guix-acl",
+        expects: PATH,
+        set: |config, value| put(&mut config.trust.guix_acl, path(value).map(Some)),
+    },
+    Key {
+        name: "http.netrc",
+        expects: PATH,
+        set: |config, value| put(&mut config.http.netrc, path(value).map(Some)),
+    },
+    Key {
+        name: "http.proxy",
+        expects: URL,
+        set: |config, value| put(&mut config.http.proxy, url(value).map(Some)),
+    },
+    Key {
+        name: "http.ca-file",
+        expects: PATH,
+        set: |config, value| put(&mut config.http.ca_file, path(value).map(Some)),
+    },
+    Key {
         name: "cache.dir",
-        expects: "an absolute path in quotes",
+        expects: PATH,
         set: |config, value| put(&mut config.cache.dir, path(value).map(Some)),
     },
     Key {
@@ -122,6 +165,10 @@ fn size(value: &DeValue) -> Option<Size> {
     value.as_str()?.parse().ok()
 }
 
+fn url(value: &DeValue) -> Option<String> {
+    Some(value.as_str().filter(|url| url.contains("://"))?.to_owned())
+}
+
 fn path(value: &DeValue) -> Option<PathBuf> {
     Some(PathBuf::from(value.as_str()?)).filter(|path| path.is_absolute())
 }
@@ -149,8 +196,9 @@ mod tests {
                 SIZE => &["\"20G\"", "\"0\""],
                 STRINGS => &["[]", "[\"a\", \"b\"]"],
                 FLAG => &["true", "false"],
+                PATH => &["\"/var/cache\""],
+                URL => &["\"http://host:3128\""],
                 _ => match key.name {
-                    "cache.dir" => &["\"/var/cache\""],
                     "deadlines.read" => &["\"30s\"", "\"500ms\""],
                     "prefetch.closure" => &["\"auto\"", "\"never\""],
                     "metrics.listen" => &["\"127.0.0.1:9120\"", "\"[::1]:0\""],

@@ -6,14 +6,17 @@
 
 mod environment;
 mod keys;
+mod nix_conf;
 mod parse;
 mod quantity;
 
-pub use environment::Environment;
+pub use environment::{Environment, Proxies};
 pub use keys::is_address;
+pub use nix_conf::{NixConfError, trusted_public_keys};
 pub use parse::{ConfigError, Problem};
 pub use quantity::{QuantityError, Size, parse_duration};
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +35,16 @@ pub struct Config {
     pub catalogs: Vec<String>,
     /// `reseed`: those of the stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// `substituters`: URLs of substitute servers, in order of preference.
+    pub substituters: Vec<String>,
+    /// `overlays`: URLs of places whose narinfos add ERIS contents to those of the servers.
+    pub overlays: Vec<String>,
+    /// `ipfs`: URL of who fetches `ipfs://CID`.
+    pub ipfs: Option<String>,
+    /// `[trust]`.
+    pub trust: Trust,
+    /// `[http]`.
+    pub http: Http,
     /// `[cache]`.
     pub cache: Cache,
     /// `[deadlines]`.
@@ -40,6 +53,39 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// `[metrics]`.
     pub metrics: Metrics,
+}
+
+/// `[trust]`: whose signatures count.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Trust {
+    /// `keys`: keys of Nix as text, and files with keys of Nix or Guix.
+    pub keys: Vec<String>,
+    /// `nix-conf`: a `nix.conf` whose trusted keys count.
+    pub nix_conf: Option<PathBuf>,
+    /// `guix-acl`: an access list of Guix whose keys count.
+    pub guix_acl: Option<PathBuf>,
+}
+
+/// `[http]`: how web servers are reached.
+#[derive(Clone, Default, PartialEq)]
+pub struct Http {
+    /// `netrc`: a file with names and passwords of servers.
+    pub netrc: Option<PathBuf>,
+    /// `proxy`: the URL of who stands between, in place of those of the environment. It may have a password.
+    pub proxy: Option<String>,
+    /// `ca-file`: certificates of authorities in PEM, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Without the URL of the proxy.
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("netrc", &self.netrc)
+            .field("proxy", &self.proxy.is_some())
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
 }
 
 /// `[cache]`: what is kept, and where.
@@ -101,6 +147,11 @@ impl Default for Config {
             stores: Vec::new(),
             catalogs: Vec::new(),
             reseed: Vec::new(),
+            substituters: Vec::new(),
+            overlays: Vec::new(),
+            ipfs: None,
+            trust: Trust::default(),
+            http: Http::default(),
             cache: Cache {
                 dir: None,
                 size: None,

@@ -5,7 +5,6 @@
 //! which comes down from whoever asked; a future that is dropped takes its requests along. What nobody
 //! waits for yet ([`Deadline::ahead`]) goes through the [`Gate`].
 
-mod flights;
 mod frames;
 mod gate;
 mod inventory;
@@ -13,7 +12,7 @@ mod plan;
 mod read_ahead;
 mod reader;
 
-pub use flights::Flights;
+pub use crate::flights::Flights;
 pub use frames::{FrameCache, FramesStatus, decode_frame};
 pub use gate::{Gate, InFlight};
 pub use inventory::{Batch, Inventory, Leaf, Lost};
@@ -52,6 +51,19 @@ impl Deadline {
     /// The same instant for what is fetched ahead of need: it goes through the [`Gate`], after all that is waited for.
     pub fn ahead(self) -> Self {
         Deadline { ahead: true, ..self }
+    }
+
+    /// The instant at which the `parts`th part of the time that is left has passed: for a first attempt, so that there is time
+    /// for another.
+    pub fn share(self, parts: u32) -> Self {
+        let now = Instant::now();
+        let left = self.at.saturating_duration_since(now);
+        Deadline { at: now + left / parts.max(1), ..self }
+    }
+
+    /// When it passes.
+    pub fn instant(&self) -> Instant {
+        self.at
     }
 
     /// Whether nobody waits for it yet.

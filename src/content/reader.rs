@@ -72,6 +72,11 @@ impl Content {
         self.length
     }
 
+    /// What it is read through.
+    pub fn fetch(&self) -> &Arc<Fetch> {
+        &self.fetch
+    }
+
     /// What the content was opened by.
     pub fn capability(&self) -> &ReadCapability {
         &self.capability

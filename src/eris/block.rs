@@ -7,7 +7,8 @@
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
 
-use super::capability::{ConvergenceSecret, Key, Reference};
+use super::capability::{BlockSize, ConvergenceSecret, Key, Reference};
+use super::encode::SealedBlock;
 use super::lanes;
 
 /// Bytes of a reference and its key, as they stand in a node.
@@ -51,14 +52,42 @@ pub(super) fn seal(
     level: u8,
 ) -> Vec<(Reference, Key)> {
     let keys = lanes::hash_many(secret.map(ConvergenceSecret::as_bytes), &slices(blocks));
-    let mut nonce = [0; 12];
-    nonce[0] = level;
     for (block, key) in blocks.iter_mut().zip(&keys) {
-        apply_cipher(&Key::new(*key), nonce, block);
+        apply_cipher(&Key::new(*key), nonce_of(level), block);
     }
     references_of(&slices(blocks)).into_iter().zip(keys.into_iter().map(Key::new)).collect()
 }
 
+fn nonce_of(level: u8) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[0] = level;
+    nonce
+}
+
 fn slices(blocks: &[Vec<u8>]) -> Vec<&[u8]> {
     blocks.iter().map(Vec::as_slice).collect()
+}
+
+/// Encrypts leaves in place, each padded to its block size already, and returns their references.
+pub fn seal_leaves(leaves: &mut [Vec<u8>], secret: &ConvergenceSecret) -> Vec<Reference> {
+    seal(leaves, Some(secret), 0).into_iter().map(|(reference, _)| reference).collect()
+}
+
+/// What a sealed node holds: pairs of reference and key, without the zeros that fill the block.
+pub fn pairs_of(node: &SealedBlock) -> Vec<u8> {
+    let mut pairs = node.block.to_vec();
+    apply_cipher(&node.key, nonce_of(node.level), &mut pairs);
+    let used =
+        pairs.chunks(PAIR).rposition(|pair| pair.iter().any(|&byte| byte != 0)).map_or(0, |last| last + 1);
+    pairs.truncate(used * PAIR);
+    pairs
+}
+
+/// A node made of its pairs again, with its reference. Pairs that do not fit in a block are cut off.
+pub fn seal_node(pairs: Vec<u8>, level: u8, block_size: BlockSize) -> (Reference, Vec<u8>) {
+    let mut node = [pairs];
+    node[0].resize(block_size.bytes(), 0);
+    let sealed = seal(&mut node, None, level);
+    let [node] = node;
+    (sealed[0].0, node)
 }

@@ -190,6 +190,11 @@ pub fn open_root(capability: &ReadCapability, block: &[u8]) -> Result<(Layout, O
 }
 
 impl Layout {
+    /// That of a content which is still being encoded, so that its root is not known: for leaves alone.
+    pub fn of_leaves(block_size: BlockSize) -> Self {
+        Self { block_size, level: 0, scheme: NonceScheme::First }
+    }
+
     /// The size of every block.
     pub fn block_size(&self) -> BlockSize {
         self.block_size

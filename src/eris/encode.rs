@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::block::{PAIR, seal, split_pair};
-use super::capability::{BlockSize, ConvergenceSecret, Generation, ReadCapability, Reference};
+use super::capability::{BlockSize, ConvergenceSecret, Generation, Key, ReadCapability, Reference};
 
 /// Content bytes that are gathered before they are sealed: enough to occupy the lanes of every core.
 const BATCH: usize = 1024 * 1024;
@@ -24,6 +24,8 @@ pub struct SealedBlock {
     pub level: u8,
     /// The name of the block.
     pub reference: Reference,
+    /// What opens it: for whoever reads it before the capability is known. It is nothing for a block store.
+    pub key: Key,
     /// The encrypted bytes, as long as the block size.
     pub block: Bytes,
 }
@@ -122,7 +124,7 @@ impl Encoder {
         for ((reference, key), block) in sealed.into_iter().zip(blocks) {
             pairs.extend_from_slice(reference.as_bytes());
             pairs.extend_from_slice(key.as_bytes());
-            ready.push(SealedBlock { level, reference, block: block.into() });
+            ready.push(SealedBlock { level, reference, key, block: block.into() });
         }
         if pairs.len() >= size {
             let rest = pairs.split_off(pairs.len() / size * size);
@@ -138,7 +140,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::block::{apply_cipher, reference_of};
-    use super::super::capability::Key;
     use super::super::lanes;
     use super::*;
 
@@ -162,7 +163,7 @@ mod tests {
                 let key = Key::new(lanes::hash((level == 0).then_some(secret.as_bytes()), &block));
                 apply_cipher(&key, [level, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut block);
                 let reference = reference_of(&block);
-                sealed.push(SealedBlock { level, reference, block: block.into() });
+                sealed.push(SealedBlock { level, reference, key, block: block.into() });
                 pairs.extend([*reference.as_bytes(), *key.as_bytes()].concat());
             }
             if let Ok(root) = pairs.as_slice().try_into() {

@@ -11,7 +11,7 @@ mod decode;
 mod encode;
 mod lanes;
 
-pub use block::{reference_of, references_of};
+pub use block::{pairs_of, reference_of, references_of, seal_leaves, seal_node};
 pub use capability::{BlockSize, ConvergenceSecret, Generation, Key, ParseError, ReadCapability, Reference};
 pub use decode::{DecodeError, Layout, Node, Opened, Position, decode, open_root};
 pub use encode::{Encoder, SealedBlock};

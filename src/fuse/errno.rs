@@ -13,6 +13,10 @@ pub fn errno(error: &Error) -> Errno {
         Error::Stale { .. } => Errno::ESTALE,
         Error::Read { .. }
         | Error::Catalog { .. }
+        | Error::Lookup(_)
+        | Error::NotAhead { .. }
+        | Error::Neither { .. }
+        | Error::Download(_)
         | Error::NoBinding { .. }
         | Error::Urn { .. }
         | Error::Overdue { .. }

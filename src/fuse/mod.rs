@@ -36,6 +36,8 @@ use crate::tree::{self, Attr, Inode, Kind, Tree};
 
 /// As long as the protocol can say. Nothing below a store path ever changes.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a store path is missing that no substitute server has: as long as they are not asked for it again.
+const MISSING: Duration = Duration::from_secs(60);
 /// As many as a 128 KiB read-ahead of 64 parallel readers needs; the kernel's default of 12 starves them.
 const MAX_BACKGROUND: u16 = 64;
 /// A block of the filesystem, for `statfs` and `st_blksize`: what one fetch brings.
@@ -164,12 +166,16 @@ impl fuser::Filesystem for Filesystem {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (tree, deadline, owner) = (self.tree.clone(), self.deadline(), self.owner);
+        // Servers get new paths; nothing else is ever added.
+        let is_open = Inode::from(parent.0) == Inode::ROOT && tree.has_substituters();
+        let missing = if is_open { MISSING } else { FOREVER };
         let name = name.as_bytes().to_vec();
         let work = async move { tree.lookup(Inode::from(parent.0), &name, deadline).await };
         self.answer("lookup", work, move |answer| match answer {
             Ok(found) => {
+                let lifetime = if found.is_some() { FOREVER } else { missing };
                 let attr = file_attr(&found.unwrap_or_else(no_entry), owner);
-                reply.entry(&FOREVER, &attr, Generation(0));
+                reply.entry(&lifetime, &attr, Generation(0));
             }
             Err(errno) => reply.error(errno),
         });

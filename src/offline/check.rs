@@ -12,7 +12,7 @@ use super::select::{Absent, Item, select};
 use super::{Error, NODE_BYTES, Offline};
 use crate::block::{self, BlockStore, Disk};
 use crate::content::{self, Content, Deadline, Fetch, Inventory, Limits};
-use crate::eris::{BlockSize, ReadCapability, Reference};
+use crate::eris::{BlockSize, Reference};
 use crate::tree::{self, Object};
 
 /// The disk alone is asked: it answers or fails by itself.
@@ -79,11 +79,11 @@ impl Report {
 
 pub(super) async fn check(offline: &Offline, paths: &[OsString], closure: bool) -> Result<Report, Error> {
     let disk: Arc<dyn BlockStore> = Arc::new(offline.disk.clone());
-    let catalogs = offline.open_catalogs(std::iter::repeat(disk), WAIT).await?;
-    let selection = select(&catalogs, paths, closure, WAIT).await?;
+    let sources = offline.open_sources(std::iter::repeat(disk), WAIT).await?;
+    let selection = select(&sources, paths, closure, WAIT).await?;
     let mut held = Vec::with_capacity(selection.items.len());
     for item in &selection.items {
-        held.push(hold(&offline.disk, item).await.held);
+        held.push(hold(offline, item).await.held);
     }
     Ok(Report { paths: held, absent: selection.absent })
 }
@@ -96,19 +96,24 @@ pub(super) struct Holding {
 }
 
 /// Counts what is here of an item, and good. Takes 40 bytes of memory for each of its blocks.
-pub(super) async fn hold(disk: &Disk, item: &Item) -> Holding {
+pub(super) async fn hold(offline: &Offline, item: &Item) -> Holding {
     let mut holding =
         Holding { held: Held { name: item.name.clone(), ..Held::default() }, ..Holding::default() };
-    if let Err(fault) = holding.count(disk, item).await {
+    if let Err(fault) = holding.count(offline, item).await {
         holding.held.fault = Some(fault);
     }
     holding
 }
 
 impl Holding {
-    async fn count(&mut self, disk: &Disk, item: &Item) -> Result<(), String> {
-        let bound = tree::binding(&item.path, item.facts, &item.narinfo);
-        let (capability, expected) = bound.map_err(|error| error.to_string())?;
+    async fn count(&mut self, offline: &Offline, item: &Item) -> Result<(), String> {
+        let disk = &offline.disk;
+        let content = item.content(offline.substitutes.as_ref()).await;
+        let Some((capability, expected)) = content.map_err(|error| error.to_string())? else {
+            self.held.estimated = true;
+            self.lack(BlockSize::Large, item.announced());
+            return Ok(());
+        };
         let keep = Arc::new(Keep::new(disk.clone(), None, capability.block_size));
         let fetch = Fetch::new(keep.clone(), NODE_BYTES);
         if let Some(below) = &item.below {
@@ -131,7 +136,8 @@ impl Holding {
                 match Content::open_root(fetch, capability, item.announced(), Deadline::after(WAIT)).await {
                     Ok(content) => content,
                     Err(error) if is_absent(&error) => {
-                        self.lack(&capability, item.announced());
+                        self.blocks.insert(capability.reference);
+                        self.lack(capability.block_size, item.announced());
                         return Ok(());
                     }
                     Err(error) => return Err(error.to_string()),
@@ -173,9 +179,8 @@ impl Holding {
     }
 
     /// Nothing of it is here.
-    fn lack(&mut self, capability: &ReadCapability, announced: u64) {
-        self.blocks.insert(capability.reference);
-        let blocks = blocks_of(announced, capability.block_size);
+    fn lack(&mut self, block_size: BlockSize, announced: u64) {
+        let blocks = blocks_of(announced, block_size);
         self.held.bytes = announced;
         self.held.missing_bytes = announced;
         self.held.blocks = blocks;

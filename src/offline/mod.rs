@@ -23,7 +23,7 @@ pub use select::Absent;
 use crate::block::{BlockStore, Disk, DiskError};
 use crate::content::{Deadline, Fetch};
 use crate::eris::ReadCapability;
-use crate::tree::{self, Catalog, Catalogs};
+use crate::tree::{self, Catalog, Catalogs, Sources, Substitutes};
 
 /// Memory for decoded interior nodes of one content: a path from its root, and the level-1 nodes of one step of a walk.
 const NODE_BYTES: usize = 1 << 20;
@@ -34,7 +34,7 @@ pub enum Error {
     /// A catalog could not be read.
     #[error(transparent)]
     Tree(#[from] tree::Error),
-    /// A text names no store path of these catalogs.
+    /// A text names no store path.
     #[error("{path}: {reason}")]
     Path {
         /// The text.
@@ -64,13 +64,24 @@ pub enum Error {
 pub struct Offline {
     disk: Disk,
     catalogs: Vec<ReadCapability>,
+    substitutes: Option<Substitutes>,
     wait: Duration,
 }
 
 impl Offline {
     /// The first of `catalogs` is asked first. `wait` is how long a block may take to come.
     pub fn new(disk: Disk, catalogs: Vec<ReadCapability>, wait: Duration) -> Self {
-        Offline { disk, catalogs, wait }
+        Offline { disk, catalogs, substitutes: None, wait }
+    }
+
+    /// Looks what no catalog lists up at these servers, which download into the same cache.
+    pub fn with_substitutes(self, substitutes: Option<Substitutes>) -> Self {
+        Offline { substitutes, ..self }
+    }
+
+    /// Whether there are servers.
+    pub fn has_substitutes(&self) -> bool {
+        self.substitutes.is_some()
     }
 
     /// What of `paths`, and with `closure` of all that they refer to, is in the cache.
@@ -80,7 +91,8 @@ impl Offline {
     /// A path is `HASH-NAME`, its hash part, a path below it, or any of these with the store directory in front.
     ///
     /// # Errors
-    /// If the catalogs themselves are not in the cache, or a path is none.
+    /// If the catalogs themselves are not in the cache, or a path is none. (Only what comes from substitute servers is asked for: by
+    /// which narinfos it goes.)
     pub async fn check(&self, paths: &[OsString], closure: bool) -> Result<Report, Error> {
         check::check(self, paths, closure).await
     }
@@ -102,15 +114,22 @@ impl Offline {
         prefetch::prefetch(self, source, paths, order, observer).await
     }
 
-    /// The catalogs, each read through a store of its own.
-    async fn open_catalogs(
+    /// The catalogs, each read through a store of its own, and the servers.
+    async fn open_sources(
         &self,
         stores: impl IntoIterator<Item = Arc<dyn BlockStore>>,
         wait: Duration,
-    ) -> Result<Catalogs, Error> {
+    ) -> Result<Sources, Error> {
         let opened = self.catalogs.iter().zip(stores).map(|(capability, store)| {
             Catalog::open(Fetch::new(store, NODE_BYTES), *capability, Deadline::after(wait))
         });
-        Ok(Catalogs::new(futures::future::try_join_all(opened).await?))
+        let catalogs = Catalogs::new(futures::future::try_join_all(opened).await?);
+        let substitutes = self.substitutes.clone();
+        if let Some(substitutes) = &substitutes
+            && let Err(error) = substitutes.learn_store_dir(Deadline::after(wait)).await
+        {
+            tracing::warn!("{error}");
+        }
+        Ok(Sources { catalogs, substitutes })
     }
 }

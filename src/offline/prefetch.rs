@@ -57,7 +57,8 @@ pub(super) async fn prefetch(
     let source = Arc::new(Source::new(store, order.rate, offline.wait));
     let queued = source.pace.as_ref().map_or(Duration::ZERO, |pace| pace.time(QUEUED));
     let wait = offline.wait.saturating_add(queued);
-    let pull = Pull { disk: &offline.disk, source: source.clone(), wait };
+    let pull =
+        Pull { disk: &offline.disk, substitutes: offline.substitutes.as_ref(), source: source.clone(), wait };
 
     let keeps: Vec<_> = offline
         .catalogs
@@ -67,8 +68,9 @@ pub(super) async fn prefetch(
         })
         .collect();
     let stores = keeps.iter().map(|keep| keep.clone() as Arc<dyn BlockStore>);
-    let catalogs = offline.open_catalogs(stores, wait).await?;
-    let (whole, large): (Vec<_>, Vec<_>) = catalogs
+    let sources = offline.open_sources(stores, wait).await?;
+    let (whole, large): (Vec<_>, Vec<_>) = sources
+        .catalogs
         .iter()
         .map(|catalog| catalog.content().clone())
         .zip(&keeps)
@@ -77,7 +79,7 @@ pub(super) async fn prefetch(
     let parts: Vec<_> = whole.iter().cloned().map(Part::Catalog).collect();
     let mut losses = pull.all(&parts, &Unobserved).await;
 
-    let selection = select(&catalogs, paths, order.closure, wait).await?;
+    let selection = select(&sources, paths, order.closure, wait).await?;
     let announced = check_room(offline, &selection)?;
     observer.observe(Event::Selected { paths: selection.items.len() as u64, bytes: announced });
     let parts: Vec<_> = selection.items.iter().cloned().map(Box::new).map(Part::Item).collect();
@@ -118,7 +120,7 @@ async fn settle(
 ) -> Result<Report, Error> {
     let mut report = Report { paths: Vec::with_capacity(selection.items.len()), absent: selection.absent };
     for item in &selection.items {
-        let holding = hold(&offline.disk, item).await;
+        let holding = hold(offline, item).await;
         if let Some(more) = &pins {
             let blocks = holding.blocks.into_iter().chain(more.iter().copied()).collect();
             pin(offline, item.name.clone(), blocks).await?;

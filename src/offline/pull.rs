@@ -15,7 +15,8 @@ use super::keep::{Keep, Source, here};
 use super::select::Item;
 use crate::block::{self, Disk};
 use crate::content::{self, Content, Deadline, Fetch, Inventory, Leaf, Limits};
-use crate::tree::{self, Object};
+use crate::download;
+use crate::tree::{self, Object, Substitutes};
 
 /// Contents that are walked at a time: small ones cost round trips and hardly a byte.
 const WALKS: usize = 8;
@@ -88,6 +89,9 @@ pub(super) enum Part {
     Item(Box<Item>),
 }
 
+/// What is said of a store path that has no ERIS content and no server.
+const NO_CONTENT: &str = "its narinfo names no ERIS content";
+
 /// A catalog as messages and pins name it.
 pub(super) fn catalog_name(catalog: &Content) -> String {
     format!("catalog {}", catalog.capability().reference)
@@ -96,6 +100,7 @@ pub(super) fn catalog_name(catalog: &Content) -> String {
 /// From where, and to where.
 pub(super) struct Pull<'a> {
     pub(super) disk: &'a Disk,
+    pub(super) substitutes: Option<&'a Substitutes>,
     pub(super) source: Arc<Source>,
     /// How long a block may take with what stands before it.
     pub(super) wait: Duration,
@@ -170,6 +175,12 @@ impl From<content::Error> for Failure {
     }
 }
 
+impl From<download::Error> for Failure {
+    fn from(error: download::Error) -> Self {
+        Failure { reason: error.to_string(), is_outage: false }
+    }
+}
+
 impl From<tree::Error> for Failure {
     fn from(error: tree::Error) -> Self {
         match error {
@@ -209,6 +220,15 @@ impl Pull<'_> {
         if self.is_hopeless(course) {
             return;
         }
+        if let (Part::Item(item), Some(substitutes)) = (part, self.substitutes)
+            && item.is_whole()
+        {
+            match self.download(item, substitutes).await {
+                Ok(()) => course.observer.observe(Event::Fetched { bytes: item.announced() }),
+                Err(error) => course.lose(number, 1, error.into()),
+            }
+            return course.observer.observe(Event::Walked);
+        }
         let (keep, mut inventory) = match self.open(part).await {
             Ok(opened) => opened,
             Err(failure) => return course.lose(number, 1, failure),
@@ -239,6 +259,21 @@ impl Pull<'_> {
         course.observer.observe(Event::Walked);
     }
 
+    /// Downloads the whole NAR of a store path into the cache; waits as long as it makes progress.
+    async fn download(&self, item: &Item, substitutes: &Substitutes) -> Result<(), download::Error> {
+        let fetch = Fetch::new(self.source.store.clone(), NODE_BYTES);
+        let download = substitutes.download(&item.resolved, &fetch, Deadline::after(self.wait)).await;
+        let mut arrived = None;
+        loop {
+            match download.finished(Deadline::after(self.wait)).await {
+                Err(download::Error::Overdue { progress, .. }) if arrived != Some(progress.arrived) => {
+                    arrived = Some(progress.arrived);
+                }
+                answer => return answer.map(drop),
+            }
+        }
+    }
+
     /// Opens a part, which brings the blocks that opening takes.
     async fn open(&self, part: &Part) -> Result<(Arc<Keep>, Inventory), Failure> {
         let deadline = Deadline::after(self.wait);
@@ -253,7 +288,8 @@ impl Pull<'_> {
             }
             Part::Item(item) => item,
         };
-        let (capability, expected) = tree::binding(&item.path, item.facts, &item.narinfo)?;
+        let nothing = || Failure { reason: NO_CONTENT.into(), is_outage: false };
+        let (capability, expected) = item.content(None).await?.ok_or_else(nothing)?;
         let (keep, fetch) = through(capability.block_size);
         let Some(below) = &item.below else {
             let limits = Limits { length: expected.limit, tail: 0 };

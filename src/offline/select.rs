@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::Error;
 use crate::content::Deadline;
-use crate::store::{HashPart, Narinfo, StoreDir, StorePath};
-use crate::tree::{Catalogs, Facts};
+use crate::eris::ReadCapability;
+use crate::store::{HashPart, StoreDir, StorePath};
+use crate::tree::{self, Expected, Facts, Resolved, Sources, Substitutes};
 
 /// Narinfos that are looked up at a time.
 const LOOKUPS: usize = 16;
@@ -22,17 +23,39 @@ pub(super) struct Item {
     /// `HASH-NAME`, or `HASH-NAME/PATH`.
     pub(super) name: String,
     pub(super) path: StorePath,
-    pub(super) facts: Facts,
-    pub(super) narinfo: Narinfo,
+    /// What a catalog says of it.
+    pub(super) facts: Option<Facts>,
+    pub(super) resolved: Resolved,
     /// What is wanted of it; none for everything.
     pub(super) below: Option<Vec<u8>>,
 }
 
 impl Item {
-    /// Its size as it is encoded, as far as the narinfo tells.
+    /// Its size as it is kept here, as far as the narinfo tells.
     pub(super) fn announced(&self) -> u64 {
-        let sizes = self.narinfo.downloads().iter().filter_map(|download| download.file_size);
-        sizes.max().unwrap_or(self.narinfo.nar_size())
+        let narinfo = self.resolved.narinfo();
+        let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
+        match self.is_whole() {
+            true => narinfo.nar_size(),
+            false => sizes.max().unwrap_or(narinfo.nar_size()),
+        }
+    }
+
+    /// Whether it comes as a whole NAR, since nobody bound an ERIS content to it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.resolved.content(self.facts).is_none()
+    }
+
+    /// The content by which it is read here: the one that is bound to it, or the one that was hashed; `None` if there is none yet.
+    pub(super) async fn content(
+        &self,
+        substitutes: Option<&Substitutes>,
+    ) -> Result<Option<(ReadCapability, Expected)>, tree::Error> {
+        match (self.resolved.content(self.facts), substitutes) {
+            (Some(bound), _) => bound.map(Some),
+            (None, Some(substitutes)) => Ok(substitutes.hashed(&self.resolved).await),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -65,12 +88,12 @@ struct Wanted {
 
 /// Looks up `paths`, and with `closure` all that they refer to; each look-up may take `wait`.
 pub(super) async fn select(
-    catalogs: &Catalogs,
+    sources: &Sources,
     paths: &[OsString],
     closure: bool,
     wait: Duration,
 ) -> Result<Selection, Error> {
-    let store_dir = catalogs.store_dir();
+    let store_dir = sources.store_dir();
     let wanted = paths.iter().map(|path| parse(path, store_dir)).collect::<Result<Vec<_>, _>>()?;
     let whole: HashSet<_> =
         wanted.iter().filter(|one| one.below.is_none()).map(|one| one.hash_part).collect();
@@ -83,7 +106,7 @@ pub(super) async fn select(
     let mut found: HashSet<HashPart> = level.iter().map(|one| one.hash_part).collect();
     let mut selection = Selection::default();
     while !level.is_empty() {
-        let lookups = std::mem::take(&mut level).into_iter().map(|one| look_up(catalogs, one, wait));
+        let lookups = std::mem::take(&mut level).into_iter().map(|one| look_up(sources, one, wait));
         let answers: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).collect().await;
         for answer in answers {
             let item = match answer {
@@ -93,7 +116,7 @@ pub(super) async fn select(
                     continue;
                 }
             };
-            for reference in item.narinfo.references().iter().filter(|_| closure) {
+            for reference in item.resolved.narinfo().references().iter().filter(|_| closure) {
                 if found.insert(reference.hash_part()) {
                     level.push(Wanted {
                         hash_part: reference.hash_part(),
@@ -117,7 +140,7 @@ fn parse(text: &OsStr, store_dir: Option<&StoreDir>) -> Result<Wanted, Error> {
         rest = store_dir
             .and_then(|store_dir| rest.strip_prefix(store_dir.as_str().as_bytes()))
             .filter(|rest| rest.starts_with(b"/"))
-            .ok_or_else(|| fail(format!("the store directory of the catalogs is {known}")))?;
+            .ok_or_else(|| fail(format!("the store directory is {known}")))?;
     }
     let mut names = rest.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
     let first = String::from_utf8_lossy(names.next().unwrap_or_default());
@@ -133,26 +156,33 @@ fn parse(text: &OsStr, store_dir: Option<&StoreDir>) -> Result<Wanted, Error> {
     Ok(Wanted { hash_part, path, below, of: None })
 }
 
-async fn look_up(catalogs: &Catalogs, wanted: Wanted, wait: Duration) -> Result<Item, Absent> {
+async fn look_up(sources: &Sources, wanted: Wanted, wait: Duration) -> Result<Item, Absent> {
     let Wanted { hash_part, path: named, below, of } = wanted;
     let name = named.as_ref().map_or_else(|| hash_part.to_string(), StorePath::to_string);
     let absent = |reason: String| Absent { name: name.clone(), reason };
-    let unlisted = || match &of {
-        Some(of) => absent(format!("{of} refers to it, but no catalog lists it")),
-        None => absent("no catalog lists it".into()),
+    let nobody = match sources.substitutes {
+        Some(_) => "no catalog lists it, and no substitute server has it",
+        None => "no catalog lists it",
     };
-    let found = catalogs.find(hash_part, Deadline::after(wait)).await;
+    let unlisted = || match &of {
+        Some(of) => absent(format!("{of} refers to it, but {nobody}")),
+        None => absent(nobody.into()),
+    };
+    let found = sources.find(hash_part, Deadline::after(wait)).await;
     let (path, facts) = found.map_err(|error| absent(error.to_string()))?.ok_or_else(unlisted)?;
     if named.as_ref().is_some_and(|named| *named != path) {
         return Err(unlisted());
     }
-    let narinfo = catalogs.narinfo(hash_part, Deadline::after(wait)).await;
-    let narinfo = narinfo.map_err(|error| absent(error.to_string()))?.ok_or_else(unlisted)?;
+    let resolved = sources.resolve(hash_part, Deadline::after(wait)).await;
+    let resolved = resolved.map_err(|error| absent(error.to_string()))?.ok_or_else(unlisted)?;
+    if *resolved.narinfo().store_path() != path {
+        return Err(absent(format!("its narinfo is that of {}", resolved.narinfo().store_path())));
+    }
     let name = match &below {
         None => path.to_string(),
         Some(below) => format!("{path}/{}", String::from_utf8_lossy(below)),
     };
-    Ok(Item { name, path, facts, narinfo, below })
+    Ok(Item { name, path, facts, resolved, below })
 }
 
 #[cfg(test)]
@@ -182,7 +212,7 @@ mod tests {
     #[test]
     fn what_is_no_store_path_is_refused_with_the_reason() {
         let elsewhere = parsed(&format!("/gnu/store/{HASH}-hello")).unwrap_err();
-        assert!(elsewhere.contains("the store directory of the catalogs is /nix/store"), "{elsewhere}");
+        assert!(elsewhere.contains("the store directory is /nix/store"), "{elsewhere}");
         for text in ["", "/", "/nix/store", "hello", "/nix/storeroom/x"] {
             assert!(parsed(text).is_err(), "{text:?}");
         }

@@ -4,13 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use super::database::DatabaseError;
-use crate::block;
+use super::sign::SignError;
+use crate::block::{self, IndexError};
 use crate::nar::DumpError;
 use crate::store::catalog::WriteError;
 use crate::store::compute::ContentAddressError;
 use crate::store::narinfo::NarinfoError;
 use crate::store::path::PathError;
-use crate::store::{NarHash, StoreDir, StorePath};
+use crate::store::{HashPart, NarHash, StoreDir, StorePath};
+use crate::substituter;
 
 /// Why something was not published. Paths whose narinfo was written before are published nevertheless.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,61 @@ pub enum Error {
         /// What is in the way.
         source: NarinfoError,
     },
+    /// Guix takes no store path whose name begins with a dot.
+    #[error("{} cannot keep its name in /gnu/store, where none begins with a dot; give it one with --name, for example --name {proposal}", path.display())]
+    DotName {
+        /// The path.
+        path: PathBuf,
+        /// A name like it that is allowed.
+        proposal: String,
+    },
+    /// The narinfo cannot be signed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// A cache that is mirrored does not give what is asked of it.
+    #[error(transparent)]
+    Substituter(#[from] substituter::Error),
+    /// A cache that is mirrored has no narinfo of a path.
+    #[error("{server} has no narinfo of {hash_part}")]
+    Absent {
+        /// The cache.
+        server: String,
+        /// What was asked for.
+        hash_part: HashPart,
+    },
+    /// A cache that is mirrored has another path than the one asked for, or one of another store.
+    #[error("{server}, asked for {hash_part} in {store_dir}, has {found}")]
+    OtherPath {
+        /// The cache.
+        server: String,
+        /// What was asked for.
+        hash_part: HashPart,
+        /// The store that is mirrored.
+        store_dir: StoreDir,
+        /// The full path that came.
+        found: String,
+    },
+    /// A narinfo of a mirrored cache names no file that can be unpacked.
+    #[error("the narinfo of {path} names no file that this program can unpack")]
+    NoDownload {
+        /// The store path.
+        path: StorePath,
+    },
+    /// What a mirrored cache has for a NAR is not the NAR that was signed.
+    #[error("{url} of {server} is not the NAR of {path}: {reason}")]
+    OtherNar {
+        /// The cache.
+        server: String,
+        /// The file.
+        url: String,
+        /// The store path.
+        path: StorePath,
+        /// What was found.
+        reason: String,
+    },
+    /// The index of a directory of files fails.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The catalog cannot be made.
     #[error(transparent)]
     Catalog(#[from] WriteError),

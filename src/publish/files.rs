@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::Error;
 use crate::nar::{Listing, ListingError};
 use crate::store::{Narinfo, StoreDir, StorePath};
@@ -46,6 +48,19 @@ impl Files {
         self.directory.join(listing_name(path)).is_file()
     }
 
+    /// Where the NAR of a store path goes, in a directory that is there: what its narinfo says.
+    pub fn nar_file(&self, path: &StorePath) -> Result<PathBuf, Error> {
+        let folder = self.directory.join("nar");
+        fs::create_dir_all(&folder).map_err(|source| Error::File { path: folder.clone(), source })?;
+        Ok(folder.join(format!("{}.nar.zst", path.hash_part())))
+    }
+
+    /// Whether this narinfo is there, word for word.
+    pub fn has_narinfo(&self, narinfo: &Narinfo) -> bool {
+        let path = self.directory.join(narinfo_name(narinfo.store_path()));
+        fs::read(path).is_ok_and(|found| found == narinfo.as_str().as_bytes())
+    }
+
     /// Writes the listing, if there is a new one, and the narinfo.
     pub fn add(&self, narinfo: &Narinfo, listing: Option<&Listing>) -> Result<(), Error> {
         let path = narinfo.store_path();
@@ -62,23 +77,31 @@ impl Files {
                 }
             }
         }
-        self.write(&format!("{}.narinfo", path.hash_part()), narinfo.as_str().as_bytes())
+        self.write(&narinfo_name(path), narinfo.as_str().as_bytes())
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> Result<(), Error> {
         let path = self.directory.join(name);
-        let written = tempfile::Builder::new()
-            .prefix(".incoming-")
-            .permissions(fs::Permissions::from_mode(0o644))
-            .tempfile_in(&self.directory)
-            .and_then(|mut file| {
-                file.write_all(contents)?;
-                file.as_file().sync_all()?;
-                file.persist(&path)?;
-                Ok(())
-            });
+        let written = incoming(&self.directory).and_then(|mut file| {
+            file.write_all(contents)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        });
         written.map_err(|source| Error::File { path, source })
     }
+}
+
+/// A file that is to be renamed when it is complete.
+pub(super) fn incoming(directory: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".incoming-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+}
+
+fn narinfo_name(path: &StorePath) -> String {
+    format!("{}.narinfo", path.hash_part())
 }
 
 fn listing_name(path: &StorePath) -> String {

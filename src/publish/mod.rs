@@ -5,27 +5,34 @@
 //! was published before is only checked ([`Settings::state`]). A narinfo is written when the blocks it
 //! promises are safe in the store, so an interrupted run leaves nothing but true narinfos and spare blocks.
 
+mod cached;
 mod check;
 pub mod database;
 mod encode;
 mod error;
+mod fetch;
 mod files;
+mod mirror;
 mod pack;
 mod plan;
 mod publisher;
+mod sign;
 mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::cached::{Binding, bind_cache};
 pub use self::encode::put;
 pub use self::error::Error;
+pub use self::mirror::{hash_parts_in, mirror};
 use self::plan::Plan;
 use self::publisher::Publisher;
+pub use self::sign::{KeyFileError, SignError, SigningKeys};
 use crate::block::BlockStore;
 use crate::eris::ReadCapability;
 use crate::store::catalog::Kind;
-use crate::store::{Narinfo, Profile, StoreDir, StorePath};
+use crate::store::{HashPart, Narinfo, Profile, StoreDir, StorePath};
 
 /// Media type of a seekable NAR in an `ERISFormat` field.
 pub const FORMAT: &str = "application/x-nix-archive+zstd";
@@ -35,6 +42,12 @@ pub const FORMAT: &str = "application/x-nix-archive+zstd";
 pub struct Settings {
     /// A directory for narinfos, listings and `nix-cache-info`.
     pub narinfo: Option<PathBuf>,
+    /// A SQLite file that gets the narinfos too.
+    pub overlay: Option<PathBuf>,
+    /// Write also the seekable NARs there, so that any web server of that directory serves stock Nix and Guix.
+    pub nars: bool,
+    /// The keys that sign the narinfos.
+    pub keys: SigningKeys,
     /// Publish also what the paths refer to, directly or not.
     pub closure: bool,
     /// The store directory for what is in no store; else that of the store paths among the paths, else the one
@@ -59,6 +72,8 @@ pub struct Published {
     pub paths: Vec<PublishedPath>,
     /// Blocks that were put, those of the catalog included.
     pub blocks: u64,
+    /// Paths of a mirrored cache that could not be had from it; the observer was told why.
+    pub left_out: u64,
 }
 
 /// A store path that was published.
@@ -112,6 +127,13 @@ pub enum Event<'a> {
         /// NAR bytes that needed no encoding, if it was published before.
         reused: Option<u64>,
     },
+    /// A path of a mirrored cache cannot be had from it.
+    LeftOut {
+        /// What was wanted.
+        hash_part: HashPart,
+        /// Why.
+        error: &'a Error,
+    },
 }
 
 /// Watches the work. It is called from several threads and should return at once.
@@ -140,6 +162,7 @@ pub async fn publish(
 ) -> Result<Published, Error> {
     let (plan, publisher) = blocking(move || {
         let plan = Plan::make(&paths, &settings)?;
+        settings.keys.check(&plan.store_dir)?;
         let publisher = Publisher::new(store, plan.store_dir.clone(), &settings, observer)?;
         Ok::<_, Error>((plan, publisher))
     })

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 
 use super::encode::{Encoded, Failure, Puts, Sink, encode};
+use super::files::incoming;
 use super::state::Record;
 use super::{Error, Event, Observer};
 use crate::block::BlockStore;
 use crate::eris::ConvergenceSecret;
 use crate::nar::seekable::{Packed, Packer};
-use crate::nar::{self, DumpError, Hashed, Hasher, Kind, Listing, NodeId};
+use crate::nar::{self, Hashed, Hasher, Kind, Listing, NodeId};
 use crate::store::NarHash;
 use crate::store::catalog;
 
@@ -46,53 +48,91 @@ pub(super) struct Put {
     pub listing: Listing,
     /// Blocks that were put.
     pub blocks: u64,
+    /// The seekable NAR, where it was to be written to a file too.
+    pub nar: Option<NarFile>,
 }
 
-/// Packs what is at `location`, with the text of a startup profile, and puts its blocks; does not sync.
+/// A seekable NAR that is on the disk, but has not got its name yet.
+pub(super) struct NarFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl NarFile {
+    /// Makes it last, and gives it its name. Blocks on the disk.
+    pub fn keep(self) -> Result<(), Error> {
+        let Self { file, path } = self;
+        let synced = file.as_file().sync_all();
+        let kept = synced.and_then(|()| Ok(file.persist(&path).map(drop)?));
+        kept.map_err(|source| Error::File { path, source })
+    }
+}
+
+/// Packs what is at `location`, with the text of a startup profile, and puts its blocks; does not sync. `nar_file` gets the
+/// seekable NAR too.
 pub(super) async fn pack(
     store: &dyn BlockStore,
     puts: Puts,
     location: &Path,
     profile: Option<String>,
+    nar_file: Option<PathBuf>,
     observer: Arc<dyn Observer>,
 ) -> Result<Put, Error> {
     let path = location.to_owned();
-    let work = move |sink: &mut Sink| {
-        let mut digested = Digested { inner: sink, digest: Sha256::new() };
-        let mut packer = Packer::new(&mut digested);
-        packer.profile(profile.unwrap_or_default().into_bytes());
-        nar::dump(
-            &path,
-            Watched {
-                inner: &mut packer,
-                seen: |bytes| {
-                    observer.observe(Event::Read { bytes });
-                    Ok(())
-                },
-            },
-        )
-        .map_err(Unpacked::Dump)?;
-        let packed = packer.finish().map_err(Unpacked::Pack)?;
-        Ok((packed, NarHash::new(digested.digest.finalize().into())))
+    let feed = move |packer: &mut dyn Write| {
+        let seen = |bytes| {
+            observer.observe(Event::Read { bytes });
+            Ok(())
+        };
+        nar::dump(&path, Watched { inner: packer, seen }).map_err(Unpacked::Fed)
     };
-    let encoded = encode(store, puts, None, ConvergenceSecret::NULL, work).await;
-    let Encoded { capability, blocks, made: (packed, packed_hash) } = encoded.map_err(|failure| {
+    pack_nar(store, puts, profile, nar_file, feed).await.map_err(|failure| {
         let path = location.to_owned();
         match failure {
             Failure::Store(source) => Error::Store { what: path.display().to_string(), source },
-            Failure::Content(Unpacked::Dump(source)) => Error::Dump { path, source },
+            Failure::Content(Unpacked::Fed(source)) => Error::Dump { path, source },
             Failure::Content(Unpacked::Pack(source)) => Error::Pack { path, source },
+            Failure::Content(Unpacked::Copy { path, source }) => Error::File { path, source },
         }
-    })?;
+    })
+}
+
+/// Packs the NAR that `feed`, on a blocking thread, writes.
+pub(super) async fn pack_nar<E: Send + 'static>(
+    store: &dyn BlockStore,
+    puts: Puts,
+    profile: Option<String>,
+    nar_file: Option<PathBuf>,
+    feed: impl FnOnce(&mut dyn Write) -> Result<(), Unpacked<E>> + Send + 'static,
+) -> Result<Put, Failure<Unpacked<E>>> {
+    let work = move |sink: &mut Sink| {
+        let copy = nar_file.map(|path| match incoming(path.parent().unwrap_or(Path::new("/"))) {
+            Ok(file) => Ok(NarFile { file, path }),
+            Err(source) => Err(Unpacked::Copy { path, source }),
+        });
+        let mut out = Out { inner: sink, digest: Sha256::new(), copy: copy.transpose()? };
+        let mut packer = Packer::new(&mut out);
+        packer.profile(profile.unwrap_or_default().into_bytes());
+        feed(&mut packer)?;
+        let packed = packer.finish().map_err(Unpacked::Pack)?;
+        Ok((packed, NarHash::new(out.digest.finalize().into()), out.copy))
+    };
+    let encoded = encode(store, puts, None, ConvergenceSecret::NULL, work).await?;
+    let Encoded { capability, blocks, made: (packed, packed_hash, nar) } = encoded;
     let Packed { nar_hash, nar_size, packed_size, listing, .. } = packed;
     let (kind, number) = top(&listing);
     let record = Record { capability, nar_size, packed_size, packed_hash, kind, number };
-    Ok(Put { nar_hash: NarHash::new(nar_hash), record, listing, blocks })
+    Ok(Put { nar_hash: NarHash::new(nar_hash), record, listing, blocks, nar })
 }
 
-enum Unpacked {
-    Dump(DumpError),
+/// Why a NAR was not packed.
+pub(super) enum Unpacked<E> {
+    /// There was no more of it.
+    Fed(E),
+    /// It is no NAR, or its packed form cannot be passed on.
     Pack(io::Error),
+    /// The file that is to get a copy cannot be made.
+    Copy { path: PathBuf, source: io::Error },
 }
 
 /// Kind and number of a catalog's entry for this tree.
@@ -123,15 +163,21 @@ impl<W: Write, F: FnMut(u64) -> io::Result<()>> Write for Watched<W, F> {
     }
 }
 
-/// Hashes what goes through.
-struct Digested<W> {
+/// Hashes what goes through, and copies it to a file where one is wanted.
+struct Out<W> {
     inner: W,
     digest: Sha256,
+    copy: Option<NarFile>,
 }
 
-impl<W: Write> Write for Digested<W> {
+impl<W: Write> Write for Out<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.digest.update(bytes);
+        if let Some(NarFile { file, path }) = &mut self.copy {
+            let told =
+                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            file.write_all(bytes).map_err(told)?;
+        }
         self.inner.write_all(bytes)?;
         Ok(bytes.len())
     }

@@ -78,6 +78,9 @@ impl Plan {
         let store_dir = store_dir
             .or_else(|| [StoreDir::nix(), StoreDir::guix()].into_iter().find(exists))
             .unwrap_or_else(StoreDir::nix);
+        if store_dir == StoreDir::guix() {
+            subjects.iter().try_for_each(refuse_dot)?;
+        }
         // The closures of two paths overlap, and a path may be named twice.
         let mut seen = std::collections::HashSet::new();
         subjects.retain(|subject| seen.insert(subject.location.clone()));
@@ -99,6 +102,16 @@ fn added(path: &Path, name: Option<&str>) -> Result<Subject, Error> {
         source,
     })?;
     Ok(Subject { location, identity: Identity::Added(name) })
+}
+
+/// Guix's daemon refuses names that begin with a dot; Nix's takes them.
+fn refuse_dot(subject: &Subject) -> Result<(), Error> {
+    match &subject.identity {
+        Identity::Added(name) if name.starts_with('.') => {
+            Err(Error::DotName { path: subject.location.clone(), proposal: proposal(name) })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A name as near as possible to one that is not allowed.

@@ -1,6 +1,6 @@
 //! The order of the work: find out what a path is, look whether it was published, pack it, sync, then say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -14,6 +14,7 @@ use super::database::PathInfo;
 use super::encode::{Encoded, Failure, Puts, Sink, encode};
 use super::files::Files;
 use super::plan::{Identity, Subject};
+use super::sign::SigningKeys;
 use super::state::{Key, Record, State};
 use super::{Error, Event, FORMAT, Observer, Published, PublishedPath, Settings, blocking, pack};
 use crate::block::{self, BlockStore};
@@ -23,6 +24,7 @@ use crate::nar::seekable::{FRAME_SIZE, LEVEL};
 use crate::store::catalog::{WriteError, Writer};
 use crate::store::narinfo::{Download, NarinfoError};
 use crate::store::{ContentAddress, HashPart, NarHash, Narinfo, Profile, StoreDir};
+use crate::substituter::Sqlite;
 
 /// Most paths that are worked on side by side: each has some frames and batches in memory.
 const MAX_AT_ONCE: usize = 8;
@@ -31,27 +33,53 @@ const SYNC_AFTER: Duration = Duration::from_secs(2);
 
 /// Publishes paths of one store into one block store.
 pub(super) struct Publisher {
-    store: Arc<dyn BlockStore>,
-    store_dir: StoreDir,
-    files: Option<Files>,
+    pub(super) store: Arc<dyn BlockStore>,
+    pub(super) store_dir: StoreDir,
+    pub(super) files: Option<Files>,
+    overlay: Option<Sqlite>,
+    nars: bool,
+    pub(super) keys: SigningKeys,
     state: Option<State>,
     profile: Option<Profile>,
-    observer: Arc<dyn Observer>,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 /// A path whose blocks were put, but perhaps not synced.
-struct Finished {
-    key: Key,
-    record: Record,
-    narinfo: Narinfo,
+pub(super) struct Finished {
+    pub key: Key,
+    pub record: Record,
+    pub narinfo: Narinfo,
     /// The tree, where a listing is to be written.
-    listing: Option<Listing>,
-    reused: bool,
+    pub listing: Option<Listing>,
+    pub reused: bool,
+    pub blocks: u64,
+}
+
+/// What came of a job.
+pub(super) struct Step<J> {
+    pub finished: Option<Finished>,
+    /// Jobs that follow from it.
+    pub more: Vec<(Urgency, J)>,
+}
+
+/// When a job is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Urgency {
+    /// Before those that wait.
+    Next,
+    /// After them.
+    Later,
+}
+
+/// Paths that are published, their blocks synced.
+#[derive(Default)]
+pub(super) struct Work {
+    paths: BTreeMap<HashPart, PublishedPath>,
     blocks: u64,
 }
 
 impl Publisher {
-    /// Opens the state and the directory of narinfos. Blocks on the disk.
+    /// Opens the state, and where narinfos go. Blocks on the disk.
     pub fn new(
         store: Arc<dyn BlockStore>,
         store_dir: StoreDir,
@@ -59,12 +87,23 @@ impl Publisher {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, Error> {
         let files = settings.narinfo.as_ref().map(|directory| Files::open(directory, &store_dir));
+        let overlay = settings.overlay.as_ref().map(|file| Sqlite::create(file)).transpose()?;
         let state = settings.state.as_ref().and_then(|file| {
             let opened = State::open(file);
             opened.inspect_err(|error| forgets(file, error)).ok()
         });
-        let profile = settings.profile.clone();
-        Ok(Self { store, store_dir, files: files.transpose()?, state, profile, observer })
+        let (nars, keys, profile) = (settings.nars, settings.keys.clone(), settings.profile.clone());
+        Ok(Self {
+            store,
+            store_dir,
+            files: files.transpose()?,
+            overlay,
+            nars,
+            keys,
+            state,
+            profile,
+            observer,
+        })
     }
 
     /// Publishes everything, then the catalog. After an error, what is done is made to last before the error is returned.
@@ -72,22 +111,51 @@ impl Publisher {
         let nar_bytes = subjects.iter().filter_map(Subject::nar_size).sum();
         self.observer.observe(Event::Planned { paths: subjects.len() as u64, nar_bytes });
         let at_once = available_parallelism().map_or(1, |cores| cores.get().min(MAX_AT_ONCE));
-        let mut waiting = subjects.into_iter();
+        let start = |publisher: Arc<Self>, subject| async move {
+            Ok(Step { finished: Some(publisher.publish_path(subject).await?), more: Vec::new() })
+        };
+        let done = self.clone().work(subjects.into(), at_once, start).await?;
+        if let Some(profile) = &self.profile
+            && !done.paths.contains_key(&profile.path().hash_part())
+        {
+            return Err(Error::ProfileUnused { path: profile.path().clone() });
+        }
+        self.conclude(done).await
+    }
+
+    /// Does the jobs, `at_once` side by side, and makes what is finished last every other second.
+    pub(super) async fn work<J, F>(
+        self: Arc<Self>,
+        mut waiting: VecDeque<J>,
+        at_once: usize,
+        start: impl Fn(Arc<Self>, J) -> F,
+    ) -> Result<Work, Error>
+    where
+        J: Send + 'static,
+        F: Future<Output = Result<Step<J>, Error>> + Send + 'static,
+    {
         let mut working = JoinSet::new();
         let mut finished = Vec::new();
         let mut last_sync = Instant::now();
-        let mut published = BTreeMap::new();
-        let mut blocks = 0;
+        let mut done = Work::default();
         let mut failure = None;
         loop {
             while failure.is_none()
                 && working.len() < at_once
-                && let Some(subject) = waiting.next()
+                && let Some(job) = waiting.pop_front()
             {
-                working.spawn(self.clone().publish_path(subject));
+                working.spawn(start(self.clone(), job));
             }
             match working.join_next().await {
-                Some(Ok(Ok(path))) => finished.push(path),
+                Some(Ok(Ok(step))) => {
+                    finished.extend(step.finished);
+                    for (urgency, job) in step.more {
+                        match urgency {
+                            Urgency::Next => waiting.push_front(job),
+                            Urgency::Later => waiting.push_back(job),
+                        }
+                    }
+                }
                 Some(Ok(Err(error))) => {
                     // Those under way end here, except for what is done by now.
                     working.abort_all();
@@ -98,24 +166,25 @@ impl Publisher {
                 None => break,
             }
             if failure.is_none() && last_sync.elapsed() >= SYNC_AFTER {
-                blocks += self.clone().settle(std::mem::take(&mut finished), &mut published).await?;
+                self.clone().settle(std::mem::take(&mut finished), &mut done).await?;
                 last_sync = Instant::now();
             }
         }
-        let settled = self.clone().settle(finished, &mut published).await;
-        if let Some(error) = failure {
-            // The first error is the one that tells.
-            return Err(error);
-        }
-        blocks += settled?;
-        if let Some(profile) = &self.profile
-            && !published.contains_key(&profile.path().hash_part())
-        {
-            return Err(Error::ProfileUnused { path: profile.path().clone() });
-        }
-        let paths: Vec<PublishedPath> = published.into_values().collect();
-        let (catalog, paths, put) = self.put_catalog(paths).await?;
-        Ok(Published { catalog, store_dir: self.store_dir.clone(), paths, blocks: blocks + put })
+        let settled = self.settle(finished, &mut done).await;
+        // The first error is the one that tells.
+        failure.map_or(settled, Err).map(|()| done)
+    }
+
+    /// Puts the catalog of what was done.
+    pub(super) async fn conclude(&self, done: Work) -> Result<Published, Error> {
+        let (catalog, paths, put) = self.put_catalog(done.paths.into_values().collect()).await?;
+        Ok(Published {
+            catalog,
+            store_dir: self.store_dir.clone(),
+            paths,
+            blocks: done.blocks + put,
+            left_out: 0,
+        })
     }
 
     async fn publish_path(self: Arc<Self>, subject: Subject) -> Result<Finished, Error> {
@@ -134,10 +203,13 @@ impl Publisher {
             format: format!("{FORMAT}; frame={FRAME_SIZE}; level={LEVEL}{}", profiled.unwrap_or_default()),
         };
         let before = self.clone().recorded(key.clone()).await;
+        let nar_file =
+            self.files.as_ref().filter(|_| self.nars).map(|files| files.nar_file(path)).transpose()?;
         let mut puts = Puts::All;
         if let Some(record) = before {
             let complete = is_complete(&*self.store, &record.capability).await;
-            if complete.map_err(|source| Error::Store { what, source })? {
+            let lacks_nar = nar_file.as_ref().is_some_and(|file| !has_length(file, record.packed_size));
+            if complete.map_err(|source| Error::Store { what, source })? && !lacks_nar {
                 if listing.is_none() && self.files.as_ref().is_some_and(|files| !files.has_listing(path)) {
                     listing = Some(self.hash(&location, info.nar_hash).await?);
                 }
@@ -149,13 +221,16 @@ impl Publisher {
         }
         let nar_bytes = info.nar_size.filter(|_| !counted);
         self.observer.observe(Event::Packing { path, nar_bytes });
-        let put = pack::pack(&*self.store, puts, &location, profile, self.observer.clone()).await?;
+        let put = pack::pack(&*self.store, puts, &location, profile, nar_file, self.observer.clone()).await?;
         if put.nar_hash != info.nar_hash {
             let (path, expected) = (location, info.nar_hash);
             return Err(match registered {
                 true => Error::NarHash { path, expected, found: put.nar_hash },
                 false => Error::Changed { path },
             });
+        }
+        if let Some(nar) = put.nar {
+            blocking(move || nar.keep()).await?;
         }
         self.observer.observe(Event::Done { path, reused: None });
         let narinfo = self.narinfo(&info, &put.record)?;
@@ -199,7 +274,7 @@ impl Publisher {
         }
     }
 
-    async fn recorded(self: Arc<Self>, key: Key) -> Option<Record> {
+    pub(super) async fn recorded(self: Arc<Self>, key: Key) -> Option<Record> {
         blocking(move || {
             let found = self.state.as_ref()?.find(&key);
             found.unwrap_or_else(|error| {
@@ -222,7 +297,7 @@ impl Publisher {
             let store_path = self.store_dir.join(&info.path);
             Error::Narinfo { store_path, source }
         };
-        Narinfo::builder(self.store_dir.clone(), path, info.nar_hash, record.nar_size)
+        let narinfo = Narinfo::builder(self.store_dir.clone(), path, info.nar_hash, record.nar_size)
             .references(info.references.iter().cloned())
             .deriver(info.deriver.clone())
             // One of a kind that this program does not know is left out.
@@ -230,23 +305,24 @@ impl Publisher {
             .download(download)
             .eris(FORMAT, &record.capability.to_string())
             .build()
-            .map_err(failed)
+            .map_err(failed)?;
+        Ok(self.keys.sign(&narinfo)?)
     }
 
-    /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Returns the blocks put. Blocks that
+    /// Makes finished paths last: syncs their blocks, then writes narinfos and state. Blocks that
     /// were found are synced too: they may come from a run that ended before its sync.
-    async fn settle(
-        self: Arc<Self>,
-        finished: Vec<Finished>,
-        published: &mut BTreeMap<HashPart, PublishedPath>,
-    ) -> Result<u64, Error> {
-        let blocks: u64 = finished.iter().map(|path| path.blocks).sum();
+    async fn settle(self: Arc<Self>, finished: Vec<Finished>, done: &mut Work) -> Result<(), Error> {
+        done.blocks += finished.iter().map(|path| path.blocks).sum::<u64>();
         if !finished.is_empty() {
             self.sync("the last paths").await?;
         }
         let finished = blocking(move || {
             if let Some(files) = &self.files {
                 finished.iter().try_for_each(|path| files.add(&path.narinfo, path.listing.as_ref()))?;
+            }
+            if let Some(overlay) = &self.overlay {
+                let narinfos: Vec<_> = finished.iter().map(|path| path.narinfo.clone()).collect();
+                overlay.insert(&narinfos)?;
             }
             if let Some(state) = &self.state {
                 let new = finished.iter().filter(|path| !path.reused);
@@ -262,9 +338,9 @@ impl Publisher {
             let Record { capability, packed_size, kind, number, .. } = record;
             let hash_part = narinfo.store_path().hash_part();
             let path = PublishedPath { narinfo, capability, packed_size, kind, number, reused };
-            published.insert(hash_part, path);
+            done.paths.insert(hash_part, path);
         }
-        Ok(blocks)
+        Ok(())
     }
 
     /// Puts what the store lacks of the catalog, and syncs even if that is nothing, since a run that put it may have ended before
@@ -294,6 +370,10 @@ impl Publisher {
     async fn sync(&self, what: &str) -> Result<(), Error> {
         self.store.sync().await.map_err(|source| store_error(what, source))
     }
+}
+
+fn has_length(file: &Path, length: u64) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.len() == length)
 }
 
 fn store_error(what: &str, source: block::Error) -> Error {

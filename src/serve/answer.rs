@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 
@@ -102,8 +103,15 @@ pub(super) fn failed(what: &dyn std::fmt::Display, error: &dyn Failure) -> Answe
         StatusCode::NOT_FOUND => tracing::debug!("{what}: {error}"),
         _ => tracing::warn!("{what}: {error}"),
     }
-    line(status, status.canonical_reason().unwrap_or("failed").to_lowercase())
+    let mut answer = line(status, status.canonical_reason().unwrap_or("failed").to_lowercase());
+    if status == StatusCode::GATEWAY_TIMEOUT {
+        set(&mut answer, RETRY_AFTER, HeaderValue::from_static(COME_AGAIN));
+    }
+    answer
 }
+
+/// Seconds after which what was late may be there: what is under way goes on.
+const COME_AGAIN: &str = "5";
 
 /// An error that stands for a status.
 pub(super) trait Failure: std::fmt::Display {
@@ -137,7 +145,7 @@ impl Failure for tree::Error {
         match self {
             tree::Error::NoBinding { .. } => StatusCode::NOT_FOUND,
             tree::Error::Read { source, .. } => source.status(),
-            tree::Error::Overdue { .. } => StatusCode::GATEWAY_TIMEOUT,
+            error if error.is_overdue() => StatusCode::GATEWAY_TIMEOUT,
             tree::Error::Catalog { source, .. } => match &**source {
                 tree::CatalogError::Content(source) => source.status(),
                 tree::CatalogError::Format(_) => StatusCode::BAD_GATEWAY,
@@ -150,7 +158,8 @@ impl Failure for tree::Error {
 impl Failure for PieceError {
     fn status(&self) -> StatusCode {
         match self {
-            PieceError::Content(source) => source.status(),
+            PieceError::View(source) => source.status(),
+            PieceError::Hash(_) => StatusCode::BAD_GATEWAY,
             PieceError::Task(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -1,9 +1,10 @@
 //! What stock `nix` and `guix` ask a substitute server for, answered from the view.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use hyper::header::{CONTENT_RANGE, RETRY_AFTER};
+use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -12,60 +13,137 @@ use super::body::{Budget, Payload, Pieces, Source, held};
 use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
-use crate::store::HashPart;
-use crate::tree::{Object, Tree};
+use crate::store::{HashPart, StoreDir};
+use crate::tree::{self, Object, Tree};
 
 const NAR: &str = "application/x-nix-nar";
+/// How long a client may remember that there is no such path: as long as it is remembered here that no server has it.
+const ABSENT: HeaderValue = HeaderValue::from_static("max-age=60");
+/// How long a client may remember that nobody could say whether there is such a path: long enough to do without it now.
+const UNKNOWN: HeaderValue = HeaderValue::from_static("max-age=10");
 
-/// The store paths of catalogs as resources.
+/// For so long servers that were silent are expected to be silent.
+const LATE: Duration = Duration::from_secs(30);
+/// Then so many narinfos are looked up in the time of one.
+const HURRY: u32 = 10;
+/// That of cache.nixos.org.
+const CATALOG_PRIORITY: u32 = 40;
+
+/// Store paths as resources: those that catalogs list, and those that substitute servers have.
 #[derive(Debug)]
 pub(super) struct BinaryCache {
     tree: Arc<Tree>,
     budget: Arc<Budget>,
-}
-
-/// The two forms in which an archive is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As it was published: a seekable zstd stream.
-    Encoded,
-    /// Not compressed.
-    Nar,
+    lookup: Duration,
+    /// When the last narinfo did not come in this time, and none came since.
+    late: Mutex<Option<Instant>>,
 }
 
 impl BinaryCache {
-    pub(super) fn new(tree: Arc<Tree>, budget: Arc<Budget>) -> Self {
-        BinaryCache { tree, budget }
+    /// Narinfos are looked up for no longer than `lookup`.
+    pub(super) fn new(tree: Arc<Tree>, budget: Arc<Budget>, lookup: Duration) -> Self {
+        BinaryCache { tree, budget, lookup, late: Mutex::default() }
     }
 
-    /// What the catalogs are, a line each. Not by which URN: whoever knows that can read them.
+    /// What the catalogs and the servers are, a line each. Not by which URN: whoever knows that can read them.
     pub(super) fn description(&self) -> String {
-        let lines = self.tree.catalogs().iter().map(|catalog| {
+        let catalogs = self.tree.catalogs().iter().map(|catalog| {
             let paths = catalog.len();
             format!("catalog: {paths} store path{} of {}\n", plural(paths), catalog.store_dir().as_str())
         });
-        lines.collect()
+        let servers =
+            self.tree.sources().substitutes.as_ref().map(|substitutes| substitutes.substituters().status());
+        let servers = servers.into_iter().flatten().filter(|server| !server.overlay);
+        catalogs.chain(servers.map(|server| format!("substitute server: {}\n", server.name))).collect()
     }
 
-    /// `/nix-cache-info`: the store directory decides whether a client takes anything from here.
-    pub(super) fn info(&self) -> Answer {
-        let Some(store_dir) = self.tree.catalogs().store_dir() else { return answer::not_found() };
-        let info = format!("StoreDir: {}\nWantMassQuery: 1\nPriority: 40\n", store_dir.as_str());
+    /// `/nix-cache-info`: the store directory decides whether a client takes anything from here. This server stands for those
+    /// behind it: it has the best of their priorities.
+    pub(super) async fn info(&self) -> Answer {
+        let catalogs =
+            self.tree.catalogs().store_dir().map(|store_dir| (store_dir.clone(), CATALOG_PRIORITY));
+        let (store_dir, priority) = match (self.servers_info().await, catalogs) {
+            (Some((_, of_servers)), Some((store_dir, of_catalogs))) => {
+                (store_dir, of_servers.min(of_catalogs))
+            }
+            (Some(known), None) | (None, Some(known)) => known,
+            // Nix goes on without this server, as it would not at once if it were told that something failed.
+            (None, None) => return answer::not_found(),
+        };
+        let info = format!("StoreDir: {}\nWantMassQuery: 1\nPriority: {priority}\n", store_dir.as_str());
         answer::whole(StatusCode::OK, "text/x-nix-cache-info", info)
     }
 
-    /// The narinfo as the catalog has it, byte for byte.
-    pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
-        match self.tree.catalogs().narinfo(hash_part, self.deadline()).await {
-            Ok(Some(narinfo)) => {
-                answer::whole(StatusCode::OK, "text/x-nix-narinfo", narinfo.as_str().to_owned())
+    /// What the substitute servers say of themselves, as far as they do.
+    async fn servers_info(&self) -> Option<(StoreDir, u32)> {
+        let substitutes = self.tree.sources().substitutes.as_ref()?;
+        match substitutes.learn_store_dir(Deadline::after(self.lookup)).await {
+            Ok(store_dir) => {
+                let servers = substitutes.substituters().status();
+                let stated =
+                    servers.iter().filter(|server| !server.overlay).filter_map(|server| server.priority);
+                Some((store_dir.clone(), stated.min().unwrap_or(CATALOG_PRIORITY)))
             }
-            Ok(None) => answer::not_found(),
-            Err(error) => answer::failed(&format_args!("narinfo of {hash_part}"), &error),
+            Err(error) => {
+                tracing::warn!("nix-cache-info: {error}");
+                None
+            }
         }
     }
 
-    /// The tree of a store path, as Nix lists it.
+    /// The narinfo byte for byte, but for where it leads, which is here.
+    ///
+    /// What nobody could say in time is not there for the moment: at this status both clients go on to their next server,
+    /// while at any other Nix asks five times and then ends the build.
+    pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
+        let patience = self.patience();
+        let outcome = self.narinfo_text(hash_part, Deadline::after(patience)).await;
+        if !outcome.as_ref().is_err_and(tree::Error::is_overdue) {
+            *self.late.lock().expect("no panic while held") = None;
+        } else if patience == self.lookup {
+            *self.late.lock().expect("no panic while held") = Some(Instant::now());
+        }
+        match outcome {
+            Ok(Some(text)) => answer::whole(StatusCode::OK, "text/x-nix-narinfo", text),
+            Ok(None) => absent(ABSENT),
+            Err(error) => {
+                tracing::warn!("narinfo of {hash_part}: {error}");
+                absent(UNKNOWN)
+            }
+        }
+    }
+
+    /// How long to look for a narinfo: not long where the last one was late, since a client asks for one after the other.
+    fn patience(&self) -> Duration {
+        match *self.late.lock().expect("no panic while held") {
+            Some(late) if late.elapsed() < LATE => self.lookup / HURRY,
+            _ => self.lookup,
+        }
+    }
+
+    async fn narinfo_text(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<String>, tree::Error> {
+        let Some(narinfo) = self.tree.narinfo(hash_part, deadline).await? else { return Ok(None) };
+        // What was published for being served by this program says where, and in a form that takes fewer bytes.
+        let encoded = format!("nar/{hash_part}.nar.zst");
+        let leads_here = narinfo.downloads().iter().all(|download| download.url == encoded);
+        if leads_here && self.tree.catalogs().find(hash_part, deadline).await?.is_some() {
+            return Ok(Some(narinfo.as_str().to_owned()));
+        }
+        match narinfo.redirected(&format!("nar/{hash_part}.nar")) {
+            Ok(redirected) => Ok(Some(redirected.as_str().to_owned())),
+            // It was at the limit of what a narinfo may have.
+            Err(error) => {
+                tracing::warn!("narinfo of {hash_part}, led here: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The tree of a store path, as Nix lists it, if it is known without a download.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
         let (object, body) = match self.open(hash_part).await {
             Ok(opened) => opened,
@@ -93,30 +171,52 @@ impl BinaryCache {
         }
     }
 
-    /// The archive of a store path, or the part that the request asks for.
-    pub(super) async fn archive(
-        &self,
-        hash_part: HashPart,
-        form: Form,
-        method: &Method,
-        headers: &HeaderMap,
-    ) -> Answer {
+    /// The object of a store path as it was published, or the part that the request asks for.
+    pub(super) async fn encoded(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
         let (object, body) = match self.open(hash_part).await {
             Ok(opened) => opened,
             Err(refusal) => return refusal,
         };
-        let reference = object.capability().reference;
-        let (source, length, entity_tag) = match (form, object.compression()) {
-            (Form::Encoded, Some(Compression::Zstd)) => {
-                let length = object.content().length();
-                (Source::Encoded(object, self.tree.clone()), length, format!("\"{reference}\""))
-            }
-            (Form::Nar, Some(_)) => {
-                let length = object.nar_size();
-                (Source::Nar(object, self.tree.clone()), length, format!("\"{reference}.nar\""))
-            }
-            _ => return answer::not_found(),
+        if object.compression() != Some(Compression::Zstd) {
+            return answer::not_found();
+        }
+        let archive = Archive {
+            name: object.name().to_owned(),
+            length: object.content().length(),
+            entity_tag: format!("\"{}\"", object.capability().reference),
+            source: Source::Encoded(object, self.tree.clone()),
         };
+        self.archive(archive, body, method, headers).await
+    }
+
+    /// The NAR of a store path, or the part that the request asks for.
+    pub(super) async fn nar(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
+        let body = match self.body().await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
+        let nar = match self.tree.archive(hash_part, self.deadline()).await {
+            Ok(Some(nar)) => Arc::new(nar),
+            Ok(None) => return answer::not_found(),
+            Err(error) => return answer::failed(&format_args!("NAR of {hash_part}"), &error),
+        };
+        let archive = Archive {
+            name: hash_part.to_string(),
+            length: nar.size(),
+            entity_tag: format!("\"{}\"", nar.nar_hash()),
+            source: Source::Nar(nar),
+        };
+        self.archive(archive, body, method, headers).await
+    }
+
+    async fn archive(
+        &self,
+        archive: Archive,
+        body: OwnedSemaphorePermit,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Answer {
+        let Archive { name, length, entity_tag, source } = archive;
         if is_held(headers, &entity_tag) {
             return answer::not_modified(&entity_tag);
         }
@@ -129,9 +229,10 @@ impl BinaryCache {
             Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
             Selection::Unsatisfiable => return answer::beyond_the_end(&entity_tag, length),
         };
-        let pieces = match Pieces::start(source, range.clone(), self.budget.clone(), body).await {
+        let what = format!("archive of {name}");
+        let pieces = match Pieces::start(name, source, range.clone(), self.budget.clone(), body).await {
             Ok(pieces) => pieces,
-            Err(error) => return answer::failed(&format_args!("archive of {hash_part}"), &error),
+            Err(error) => return answer::failed(&what, &error),
         };
         let mut answer =
             answer::ranged(answer::with_payload(status, NAR, Payload::Pieces(pieces)), &entity_tag);
@@ -143,21 +244,41 @@ impl BinaryCache {
 
     /// The object of a store path, and the right to send it; else the refusal.
     async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, OwnedSemaphorePermit), Answer> {
-        let Some(body) = self.budget.body().await else {
-            let mut busy = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many archives are being sent");
-            answer::set_text(&mut busy, RETRY_AFTER, "10");
-            return Err(busy);
-        };
-        match self.tree.object(hash_part, self.deadline()).await {
+        let body = self.body().await?;
+        match self.tree.object_in_parts(hash_part, self.deadline()).await {
             Ok(Some(object)) => Ok((object, body)),
             Ok(None) => Err(answer::not_found()),
             Err(error) => Err(answer::failed(&format_args!("opening {hash_part}"), &error)),
         }
     }
 
+    /// The right to send an archive or a listing; else the refusal.
+    async fn body(&self) -> Result<OwnedSemaphorePermit, Answer> {
+        self.budget.body().await.ok_or_else(|| {
+            let mut busy = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many archives are being sent");
+            answer::set_text(&mut busy, RETRY_AFTER, "10");
+            busy
+        })
+    }
+
     fn deadline(&self) -> Deadline {
         Deadline::after(self.budget.patience())
     }
+}
+
+/// Something that is sent whole or in part.
+struct Archive {
+    name: String,
+    length: u64,
+    entity_tag: String,
+    source: Source,
+}
+
+/// There is no such path, for as long as `cache_control` says.
+fn absent(cache_control: HeaderValue) -> Answer {
+    let mut answer = answer::not_found();
+    answer::set(&mut answer, CACHE_CONTROL, cache_control);
+    answer
 }
 
 fn content_range(range: &Range<u64>, length: u64) -> String {

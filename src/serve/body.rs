@@ -17,8 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::activity::InFlight;
-use crate::content::{self, Deadline};
-use crate::tree::{Object, Tree};
+use super::checked::{Checked, WrongHash};
+use crate::content::Deadline;
+use crate::tree::{self, NarStream, Object, Tree};
 
 /// Bytes that are read of an object at once.
 const PIECE: u64 = 1 << 20;
@@ -132,7 +133,10 @@ pub(super) struct Incomplete {
 pub(super) enum PieceError {
     /// Its bytes could not be read.
     #[error(transparent)]
-    Content(#[from] content::Error),
+    View(#[from] tree::Error),
+    /// All bytes are there, and they are not what they should be.
+    #[error(transparent)]
+    Hash(#[from] WrongHash),
     /// Reading it panicked.
     #[error("reading failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -143,24 +147,22 @@ pub(super) enum PieceError {
 pub(super) enum Source {
     /// The object as it was published.
     Encoded(Arc<Object>, Arc<Tree>),
-    /// The archive in it.
-    Nar(Arc<Object>, Arc<Tree>),
+    /// The NAR.
+    Nar(Arc<NarStream>),
 }
 
 impl Source {
-    fn object(&self) -> &Arc<Object> {
+    async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, tree::Error> {
         match self {
-            Source::Encoded(object, _) | Source::Nar(object, _) => object,
+            Source::Nar(nar) => nar.read(range, deadline).await,
+            Source::Encoded(object, tree) => {
+                let read = object.content().read_at(range, deadline).await;
+                let bytes =
+                    read.map_err(|source| tree::Error::Read { name: object.name().to_owned(), source })?;
+                tree.count_read(bytes.len() as u64);
+                Ok(bytes)
+            }
         }
-    }
-
-    async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, content::Error> {
-        let (bytes, tree) = match self {
-            Source::Encoded(object, tree) => (object.content().read_at(range, deadline).await?, tree),
-            Source::Nar(object, tree) => (object.read_range(range, tree.frames(), deadline).await?, tree),
-        };
-        tree.count_read(bytes.len() as u64);
-        Ok(bytes)
     }
 }
 
@@ -195,7 +197,11 @@ impl Budget {
 /// A range of an object, read ahead of the client.
 #[derive(Debug)]
 pub(super) struct Pieces {
+    /// For the log.
+    name: String,
     source: Source,
+    /// Checks what is sent, where all of a NAR is.
+    checked: Option<Checked>,
     /// Everything before is with the client.
     sent: u64,
     /// Everything before is being read.
@@ -209,7 +215,7 @@ pub(super) struct Pieces {
 
 #[derive(Debug)]
 struct Piece {
-    reading: JoinHandle<Result<Bytes, content::Error>>,
+    reading: JoinHandle<Result<Bytes, PieceError>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -223,6 +229,7 @@ impl Pieces {
     /// Starts reading `range`, and waits for the first piece: while nothing is sent, a failure can
     /// still be told by the status.
     pub(super) async fn start(
+        name: String,
         source: Source,
         range: Range<u64>,
         budget: Arc<Budget>,
@@ -230,7 +237,11 @@ impl Pieces {
     ) -> Result<Self, PieceError> {
         let (sent, asked, end) = (range.start, range.start, range.end);
         let (ahead, body) = (VecDeque::with_capacity(AHEAD), Arc::new(body));
-        let mut pieces = Pieces { source, sent, asked, end, first: None, ahead, budget, body };
+        let checked = match &source {
+            Source::Nar(nar) if range == (0..nar.size()) => Some(Checked::new(nar.nar_hash())),
+            _ => None,
+        };
+        let mut pieces = Pieces { name, source, checked, sent, asked, end, first: None, ahead, budget, body };
         pieces.read_ahead();
         if let Some(piece) = pieces.ahead.front_mut() {
             pieces.first = Some((&mut piece.reading).await??);
@@ -251,8 +262,17 @@ impl Pieces {
             // Pieces begin at multiples of their size, as frames and blocks do.
             let until = (self.asked / PIECE + 1).saturating_mul(PIECE).min(self.end);
             let range = self.asked..until;
-            let (source, deadline) = (self.source.clone(), Deadline::after(self.budget.patience));
-            let reading = tokio::spawn(async move { source.read(range, deadline).await });
+            // One piece after the other has its time: over a thin link they come in order.
+            let patience = self.budget.patience * (1 + self.ahead.len() as u32);
+            let (source, deadline) = (self.source.clone(), Deadline::after(patience));
+            let link = self.checked.as_mut().map(|checked| checked.link(until == self.end));
+            let reading = tokio::spawn(async move {
+                let bytes = source.read(range, deadline).await?;
+                if let Some(link) = link {
+                    link.take(&bytes).await?;
+                }
+                Ok(bytes)
+            });
             self.ahead.push_back(Piece { reading, _permit: permit });
             self.asked = until;
         }
@@ -266,7 +286,7 @@ impl Pieces {
             (None, Some(piece)) => {
                 let outcome = ready!(Pin::new(&mut piece.reading).poll(context));
                 self.ahead.pop_front();
-                outcome.map_err(PieceError::from).and_then(|read| read.map_err(PieceError::from))
+                outcome.map_err(PieceError::from).flatten()
             }
         };
         match piece {
@@ -277,7 +297,7 @@ impl Pieces {
             }
             Err(error) => {
                 self.ahead.clear();
-                let (name, sent) = (self.source.object().name(), self.sent);
+                let (name, sent) = (&self.name, self.sent);
                 tracing::warn!("{name}: the answer ends early, at byte {sent} of {}: {error}", self.end);
                 self.end = sent;
                 Poll::Ready(Some(Err(Incomplete { sent })))

@@ -9,6 +9,7 @@ mod answer;
 mod binary_cache;
 mod blocks;
 mod body;
+mod checked;
 mod range;
 mod route;
 mod token;
@@ -39,7 +40,7 @@ use crate::metrics::{self, Process, Requests};
 use crate::tree::Tree;
 use activity::{Activity, Watched};
 use answer::Answer;
-use binary_cache::{BinaryCache, Form};
+use binary_cache::BinaryCache;
 use blocks::Blocks;
 use body::{Body, Budget, Payload};
 use route::Route;
@@ -90,7 +91,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Time in which a client has to take some bytes of its answer.
     pub stall: Duration,
-    /// Time for a block, a catalog entry or a piece of an archive to come, and for a block that is put.
+    /// Time for a narinfo to come, wherever it comes from.
+    pub lookup: Duration,
+    /// Time for a block or a piece of an archive to come, and for a block that is put.
     pub fetch: Duration,
     /// Time that running requests have to end when the server is shut down.
     pub grace: Duration,
@@ -106,6 +109,8 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(30),
+            // A client asks for many, one after the other on its connection.
+            lookup: Duration::from_secs(10),
             fetch: Duration::from_secs(30),
             grace: Duration::from_secs(5),
         }
@@ -261,7 +266,7 @@ struct Site {
 impl Site {
     fn new(Service { store, tree, put, limits }: Service) -> Self {
         let budget = Arc::new(Budget::new(limits.archives, limits.fetch));
-        let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget));
+        let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget, limits.lookup));
         let blocks = Some(Blocks::new(store, put, limits.fetch));
         Site { blocks, binary_cache, limits, requests: Requests::new(&KINDS), process: OnceLock::new() }
     }
@@ -307,11 +312,11 @@ impl Site {
         let Some(cache) = &self.binary_cache else { return answer::not_found() };
         match route {
             Route::About | Route::Block(_) | Route::Metrics => answer::not_found(),
-            Route::CacheInfo => cache.info(),
+            Route::CacheInfo => cache.info().await,
             Route::Narinfo(hash_part) => cache.narinfo(hash_part).await,
             Route::Listing(hash_part) => cache.listing(hash_part).await,
-            Route::Encoded(hash_part) => cache.archive(hash_part, Form::Encoded, method, headers).await,
-            Route::Nar(hash_part) => cache.archive(hash_part, Form::Nar, method, headers).await,
+            Route::Encoded(hash_part) => cache.encoded(hash_part, method, headers).await,
+            Route::Nar(hash_part) => cache.nar(hash_part, method, headers).await,
         }
     }
 

@@ -156,13 +156,28 @@ impl SecretKey {
 
     /// The narinfo with a `Sig`, and an `ERISSig` for each ERIS content that it names.
     ///
-    /// Stock Nix accepts the first and ignores the others. A content whose format or URN has a semicolon is left unsigned.
+    /// Stock Nix accepts the first and ignores the others. A content whose format or URN has a semicolon is left unsigned. A
+    /// signature that is there already is not written twice.
     pub fn sign_narinfo(&self, narinfo: &Narinfo) -> Result<Narinfo, NarinfoError> {
-        let mut signed = narinfo.with_line(SIG, &self.sign(&fingerprint(narinfo)).to_string())?;
+        let signature = self.sign(&fingerprint(narinfo)).to_string();
+        self.sign_contents(&with_line_once(narinfo, SIG, &signature)?)
+    }
+
+    /// The narinfo with an `ERISSig` for each ERIS content that it names, and no `Sig`: what a mirror adds to the signatures of
+    /// the cache that it mirrors.
+    pub fn sign_contents(&self, narinfo: &Narinfo) -> Result<Narinfo, NarinfoError> {
+        let mut signed = narinfo.clone();
         for text in narinfo.eris().iter().filter_map(|content| eris_fingerprint(narinfo, content)) {
-            signed = signed.with_line(ERIS_SIG, &self.sign(&text).to_string())?;
+            signed = with_line_once(&signed, ERIS_SIG, &self.sign(&text).to_string())?;
         }
         Ok(signed)
+    }
+}
+
+fn with_line_once(narinfo: &Narinfo, name: &str, value: &str) -> Result<Narinfo, NarinfoError> {
+    match narinfo.fields().any(|field| field.name == name && field.value == value) {
+        true => Ok(narinfo.clone()),
+        false => narinfo.with_line(name, value),
     }
 }
 
@@ -287,5 +302,6 @@ mod tests {
             assert!(key.public_key().verifies(&text, &field.value.parse().unwrap()));
         }
         assert_eq!(signed.fields().filter(|field| field.name == ERIS_SIG).count(), 2);
+        assert_eq!(key.sign_narinfo(&signed), Ok(signed), "signing again adds nothing");
     }
 }

@@ -2,35 +2,40 @@
 
 use super::object::UNLIMITED;
 use super::{Error, Expected, Facts};
-use crate::compress::Compression;
+use crate::compress::{self, Compression};
 use crate::eris::ReadCapability;
-use crate::store::{Narinfo, StorePath};
+use crate::store::Narinfo;
+use crate::store::narinfo::ErisBinding;
 
 /// What an object may have beyond twice the size that its narinfo announces: the parts that are not contents.
 const SLACK: u64 = 1 << 20;
 
-/// The content of the store path `path`, which a catalog lists with `facts` and `narinfo`.
+/// The content that one of the ERIS fields of a narinfo (or of an overlay) names.
 ///
 /// # Errors
 /// [`Error::NoBinding`] and [`Error::Urn`].
-pub fn binding(
-    path: &StorePath,
-    facts: Facts,
+pub(super) fn bound(
+    facts: Option<Facts>,
     narinfo: &Narinfo,
+    binding: &ErisBinding,
 ) -> Result<(ReadCapability, Expected), Error> {
-    let name = path.to_string();
-    let no_binding = |found: &str| Error::NoBinding { name: name.clone(), found: found.to_owned() };
-    if narinfo.store_path() != path {
-        return Err(no_binding(&format!("it is that of {}", narinfo.store_path())));
-    }
-    let binding = narinfo.eris().first().ok_or_else(|| no_binding("no ERIS field"))?;
-    let form = binding.format.as_deref().map(Compression::from_eris_format).transpose();
-    let form = form.map_err(|error| no_binding(&error.to_string()))?;
+    let name = narinfo.store_path().to_string();
+    let no_binding = |found: String| Error::NoBinding { name: name.clone(), found };
+    let form = form(binding).map_err(|error| no_binding(error.to_string()))?;
     let capability = binding.urn.parse().map_err(|source| Error::Urn { name: name.clone(), source })?;
-    let nar_size = narinfo.nar_size();
+    let (nar_size, limit) = (Some(narinfo.nar_size()), limit(narinfo));
+    Ok((capability, Expected { name, form, nar_size, facts, limit }))
+}
+
+/// The largest content that is taken for the NAR.
+pub(super) fn limit(narinfo: &Narinfo) -> u64 {
     // What is encoded may be any of the downloads, or the NAR, with a listing at its end.
     let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
-    let largest = sizes.fold(nar_size, u64::max);
-    let limit = largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED);
-    Ok((capability, Expected { name, form, nar_size: Some(nar_size), facts: Some(facts), limit }))
+    let largest = sizes.fold(narinfo.nar_size(), u64::max);
+    largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED)
+}
+
+/// How the NAR is compressed in the content, where that is said.
+pub(super) fn form(binding: &ErisBinding) -> Result<Option<Compression>, compress::Error> {
+    binding.format.as_deref().map(Compression::from_eris_format).transpose()
 }

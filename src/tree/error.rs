@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{CatalogError, Fault};
+use super::inode::MAX_NODES;
+use super::{CatalogError, Facts};
 use crate::content;
+use crate::download;
 use crate::eris;
+use crate::nar::ListingError;
+use crate::nar::seekable::TailError;
+use crate::substituter;
 
 /// Why the view cannot answer. The messages name the store path, the block and its source.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -62,6 +67,28 @@ pub enum Error {
         /// The store path.
         name: String,
     },
+    /// No server has a good narinfo, or one that might have it could not be asked.
+    #[error(transparent)]
+    Lookup(substituter::Error),
+    /// Nothing of it may be shown before its whole NAR was hashed, and that is not done for what nobody waits for.
+    #[error(
+        "{name}: nothing of it is shown before its whole NAR was hashed, which is not done ahead of need"
+    )]
+    NotAhead {
+        /// The store path.
+        name: String,
+    },
+    /// Neither an ERIS content nor the NAR itself could be had.
+    #[error("{eris}; and without it: {nar}")]
+    Neither {
+        /// What is wrong with the content, or that there is none.
+        eris: Box<Error>,
+        /// Why there is no NAR, or not yet.
+        nar: download::Error,
+    },
+    /// The NAR could not be had, as a whole or in part.
+    #[error(transparent)]
+    Download(download::Error),
     /// The content is not the archive that it should be.
     #[error("{name}: {fault}")]
     Object {
@@ -75,6 +102,63 @@ pub enum Error {
 impl Error {
     /// Whether it is that a deadline passed, and nothing else.
     pub fn is_overdue(&self) -> bool {
-        matches!(self, Error::Overdue { .. } | Error::Read { source: content::Error::TimedOut { .. }, .. })
+        match self {
+            Error::Overdue { .. } | Error::Read { source: content::Error::TimedOut { .. }, .. } => true,
+            Error::Lookup(error) => matches!(error, substituter::Error::Late { .. }),
+            Error::Download(nar) | Error::Neither { nar, .. } => {
+                matches!(nar, download::Error::Overdue { .. })
+            }
+            _ => false,
+        }
     }
+}
+
+/// Why a content is not the archive that it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The end of the object is broken.
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    /// The headers of the NAR are broken.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    /// A compressed object that was not published for random access.
+    #[error("it is compressed as one piece, without a seek table, which this version cannot read")]
+    NotSeekable,
+    /// The NAR is larger or smaller than its narinfo says.
+    #[error("the NAR has {found} bytes, but its narinfo says {expected}")]
+    NarSize {
+        /// As the narinfo has it.
+        expected: u64,
+        /// As the object has it.
+        found: u64,
+    },
+    /// Something follows the NAR.
+    #[error("the NAR ends after {nar} bytes, but there are {content}")]
+    Trailing {
+        /// Size of the NAR.
+        nar: u64,
+        /// Bytes that there are.
+        content: u64,
+    },
+    /// The catalog says one thing of the top, the object another.
+    #[error("it is a {found:?}, but its catalog says {expected:?}")]
+    Facts {
+        /// As the catalog has it.
+        expected: Facts,
+        /// As the object has it.
+        found: Facts,
+    },
+    /// A content that was bound to a store path, or should hold its NAR, is none.
+    #[error("it is no NAR")]
+    NotNar,
+    /// The listing in the content is not that of the NAR.
+    #[error("its ERIS content and its NAR do not have the same tree")]
+    Disagrees,
+    /// More nodes than inode numbers.
+    #[error("{found} files and directories are more than the {MAX_NODES} that a mount can number")]
+    TooManyNodes {
+        /// How many there are.
+        found: usize,
+    },
 }

@@ -66,12 +66,12 @@ impl Slot {
 /// What stands in the root of the mount under one name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Occupant {
-    /// A store path that a catalog lists.
+    /// A store path that a catalog lists, or a server knows.
     Path {
         /// The store path.
         path: StorePath,
-        /// What the catalog says of it, so that `stat` needs nothing else.
-        facts: Facts,
+        /// What the catalog says of it, so that `stat` needs nothing else; of a server's none.
+        facts: Option<Facts>,
     },
     /// A content, by its URN.
     Content(Box<ReadCapability>),
@@ -165,7 +165,7 @@ mod tests {
         let mut hash = [first; 20];
         hash[19] = last;
         let path = StorePath::new(HashPart::from_sortable_bytes(hash), "name").unwrap();
-        Occupant::Path { path, facts: Facts { kind: Kind::Directory, number: 0 } }
+        Occupant::Path { path, facts: Some(Facts { kind: Kind::Directory, number: 0 }) }
     }
 
     #[test]

@@ -7,29 +7,39 @@
 mod ahead;
 mod binding;
 mod catalog;
+mod encoded;
 mod error;
+mod fallback;
 mod inode;
+mod nar_stream;
 mod object;
 mod objects;
+mod open_path;
+mod opening;
 mod plan;
 mod read_dir;
+mod sources;
+mod trust;
 mod view;
 mod xattr;
 
 pub use crate::store::catalog::Kind;
 pub use ahead::{Profiles, ProfilesError, Pushed, read_profile};
-pub use binding::binding;
 pub use catalog::{Catalog, CatalogError, Catalogs};
-pub use error::Error;
+pub use error::{Error, Fault};
 pub use inode::Inode;
-pub use object::{Expected, Fault, Object};
+pub use nar_stream::NarStream;
+pub use object::{Expected, Object};
 pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
+pub use sources::{Resolved, Sources, Substitutes};
+pub use trust::Trust;
 pub use view::{Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 use std::path::PathBuf;
 
+use crate::nar::{self, NodeId};
 use objects::Objects;
 
 /// What `stat` says of a node.
@@ -55,6 +65,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What a catalog should say of the top of a tree.
+    fn of(listing: &nar::Listing) -> Self {
+        let (kind, number) = match listing.kind(NodeId::ROOT) {
+            nar::Kind::Directory => (Kind::Directory, listing.subdirectories(NodeId::ROOT).into()),
+            nar::Kind::File { executable: true, size, .. } => (Kind::Executable, size),
+            nar::Kind::File { executable: false, size, .. } => (Kind::Regular, size),
+            nar::Kind::Symlink => (Kind::Symlink, listing.target(NodeId::ROOT).len() as u64),
+        };
+        Facts { kind, number }
+    }
+
     /// The attributes that follow.
     fn attr(self, inode: Inode) -> Attr {
         let (size, links) = match self.kind {

@@ -6,10 +6,10 @@ use futures::FutureExt;
 
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
-use super::{Catalogs, Error, Expected, Inode, Object};
+use super::open_path::OpenPath;
+use super::{Error, Expected, Inode, Object, Sources};
 use crate::block::ByteLru;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
-use crate::eris::ReadCapability;
 use crate::nar::NodeId;
 use crate::store::{HashPart, StorePath};
 
@@ -17,7 +17,7 @@ use crate::store::{HashPart, StorePath};
 #[derive(Debug)]
 pub(super) struct Objects {
     pub(super) fetch: Arc<Fetch>,
-    pub(super) catalogs: Catalogs,
+    pub(super) sources: Sources,
     pub(super) occupants: Occupants,
     pub(super) frames: FrameCache,
     opened: Mutex<ByteLru<Slot, Arc<Object>>>,
@@ -27,15 +27,10 @@ pub(super) struct Objects {
 
 impl Objects {
     /// Keeps decoded frames and trees of opened objects, so many bytes of each.
-    pub(super) fn new(
-        fetch: Arc<Fetch>,
-        catalogs: Catalogs,
-        frame_bytes: usize,
-        object_bytes: usize,
-    ) -> Self {
+    pub(super) fn new(fetch: Arc<Fetch>, sources: Sources, frame_bytes: usize, object_bytes: usize) -> Self {
         Objects {
             fetch,
-            catalogs,
+            sources,
             occupants: Occupants::default(),
             frames: FrameCache::new(frame_bytes),
             opened: Mutex::new(ByteLru::new(object_bytes)),
@@ -56,21 +51,26 @@ impl Objects {
         }
     }
 
-    /// The store path with this hash part, opened, and its number; `None` if no catalog lists it.
+    /// The store path with this hash part, opened, and its number; `None` if there is no such path.
     pub(super) async fn open_path(
         &self,
         hash_part: HashPart,
         deadline: Deadline,
     ) -> Result<Option<(Slot, Arc<Object>)>, Error> {
-        let Some((path, facts)) = self.catalogs.find(hash_part, deadline).await? else { return Ok(None) };
+        let Some((path, facts)) = self.sources.find(hash_part, deadline).await? else { return Ok(None) };
         let slot = self.occupants.slot(Occupant::Path { path, facts });
         Ok(Some((slot, self.open_slot(slot, deadline).await?)))
     }
 
+    /// The object behind a number, if it is open.
+    pub(super) fn opened(&self, slot: Slot) -> Option<Arc<Object>> {
+        self.opened.lock().expect("no panic while held").get(&slot).cloned()
+    }
+
     /// The object behind a number: from memory, or opened and kept.
     pub(super) async fn open_slot(&self, slot: Slot, deadline: Deadline) -> Result<Arc<Object>, Error> {
-        if let Some(object) = self.opened.lock().expect("no panic while held").get(&slot) {
-            return Ok(object.clone());
+        if let Some(object) = self.opened(slot) {
+            return Ok(object);
         }
         let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
         let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
@@ -93,13 +93,8 @@ impl Objects {
     pub(super) async fn open(&self, occupant: Occupant, deadline: Deadline) -> Result<Arc<Object>, Error> {
         loop {
             let flight = self.opening.join((occupant.name(), deadline.is_ahead()), || {
-                let (fetch, catalogs) = (self.fetch.clone(), self.catalogs.clone());
-                let occupant = occupant.clone();
-                async move {
-                    let (capability, expected) = content_of(&catalogs, occupant, deadline).await?;
-                    Ok(Arc::new(Object::open(fetch, capability, expected, deadline).await?))
-                }
-                .boxed()
+                let (fetch, sources, occupant) = (self.fetch.clone(), self.sources.clone(), occupant.clone());
+                async move { open(&fetch, &sources, occupant, deadline).await.map(Arc::new) }.boxed()
             });
             match flight.await {
                 // The flight had the deadline of whoever started it; ours may be later.
@@ -118,22 +113,30 @@ impl Objects {
     }
 }
 
-/// Which content a name stands for, and what is known of it beforehand.
-async fn content_of(
-    catalogs: &Catalogs,
+async fn open(
+    fetch: &Arc<Fetch>,
+    sources: &Sources,
     occupant: Occupant,
     deadline: Deadline,
-) -> Result<(ReadCapability, Expected), Error> {
+) -> Result<Object, Error> {
     let (path, facts) = match occupant {
         Occupant::Content(capability) => {
             let name = content::Name::from(&*capability).to_string();
             let expected = Expected { name, form: None, nar_size: None, facts: None, limit: UNLIMITED };
-            return Ok((*capability, expected));
+            return Object::open(fetch.clone(), *capability, expected, deadline).await;
         }
         Occupant::Path { path, facts } => (path, facts),
     };
-    match catalogs.narinfo(path.hash_part(), deadline).await? {
-        Some(narinfo) => super::binding(&path, facts, &narinfo),
-        None => Err(Error::NoBinding { name: path.to_string(), found: "no narinfo".into() }),
+    let name = path.to_string();
+    match sources.resolve(path.hash_part(), deadline).await? {
+        Some(resolved) if *resolved.narinfo.store_path() == path => {
+            let substitutes = sources.substitutes.as_ref();
+            OpenPath { fetch, substitutes, resolved: &resolved, facts, deadline }.open().await
+        }
+        Some(other) => {
+            let found = format!("it is that of {}", other.narinfo.store_path());
+            Err(Error::NoBinding { name, found })
+        }
+        None => Err(Error::NoBinding { name, found: "no narinfo".into() }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::object::Form;
+use super::encoded::Form;
 use super::view::below;
 use super::{Error, Inode, Kind, Object, Tree};
 use crate::block::Block;
@@ -64,7 +64,7 @@ impl Tree {
                     }
                     links += 1;
                     let target = self.read_link(found.inode, deadline).await?;
-                    let store_dir = self.catalogs().store_dir().map(|dir| dir.as_str().as_bytes());
+                    let store_dir = self.store_dir().map(|dir| dir.as_str().as_bytes());
                     match store_dir.and_then(|dir| below(&target, dir)) {
                         Some(inside) => {
                             folders.truncate(1);

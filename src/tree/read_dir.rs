@@ -69,7 +69,7 @@ impl Tree {
             let name = path.to_string().into_bytes();
             let cookie = inode::root_cookie(&path.hash_part());
             let facts = super::Facts { kind, number };
-            let slot = self.objects.occupants.slot(Occupant::Path { path, facts });
+            let slot = self.objects.occupants.slot(Occupant::Path { path, facts: Some(facts) });
             let inode = Inode::new(slot, NodeId::ROOT);
             // One store path that cannot be opened must not hide the others.
             let attr = self.attr(inode, deadline).await.unwrap_or_else(|_| facts.attr(inode));

@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::ahead::Ahead;
 use super::inode::{Occupant, Slot};
 use super::objects::Objects;
-use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Symlinks};
+use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Symlinks};
 use crate::block::BlockStore;
 use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
-use crate::store::{HashPart, StorePath};
+use crate::store::{HashPart, StoreDir, StorePath};
 
-/// Catalogs, and everything that can be reached from them.
+/// Catalogs and substitute servers, and everything that can be reached from them.
 #[derive(Debug)]
 pub struct Tree {
     pub(super) objects: Arc<Objects>,
@@ -37,22 +37,46 @@ pub struct TreeStatus {
 }
 
 impl Tree {
-    /// The view of `catalogs`, which are asked in this order.
-    pub fn new(fetch: Arc<Fetch>, catalogs: Catalogs, settings: Settings) -> Self {
+    /// The view of what `sources` know; of catalogs alone, these are enough.
+    pub fn new(fetch: Arc<Fetch>, sources: impl Into<Sources>, settings: Settings) -> Self {
         let (frames, trees) = (settings.frame_bytes, settings.object_bytes);
-        let objects = Arc::new(Objects::new(fetch, catalogs, frames, trees));
+        let objects = Arc::new(Objects::new(fetch, sources.into(), frames, trees));
         let ahead = Ahead::new(objects.clone(), &settings);
         Tree { ahead, symlinks: settings.symlinks, objects, read_bytes: AtomicU64::new(0) }
     }
 
     /// What the root lists.
     pub fn catalogs(&self) -> &Catalogs {
-        &self.objects.catalogs
+        &self.objects.sources.catalogs
+    }
+
+    /// What names are looked up in.
+    pub fn sources(&self) -> &Sources {
+        &self.objects.sources
+    }
+
+    /// The directory that all its paths are in, as far as it is known: that of the first catalog, else of the servers.
+    pub fn store_dir(&self) -> Option<&StoreDir> {
+        self.objects.sources.store_dir()
     }
 
     /// Where the blocks of everything in it come from.
     pub fn store(&self) -> &Arc<dyn BlockStore> {
         self.objects.fetch.store()
+    }
+
+    /// Whether names are looked up at substitute servers, too.
+    pub fn has_substituters(&self) -> bool {
+        self.objects.sources.substitutes.is_some()
+    }
+
+    /// The store path with this hash part; `None` if there is none.
+    pub async fn store_path(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<StorePath>, Error> {
+        Ok(self.objects.sources.find(hash_part, deadline).await?.map(|(path, _)| path))
     }
 
     /// What everything in it is fetched by.
@@ -94,13 +118,13 @@ impl Tree {
         Ok(found.map(|node| self.node_attr(parent.slot(), &object, node)))
     }
 
-    /// What `stat` says of `inode`. Needs nothing but the catalog for a store path itself.
+    /// What `stat` says of `inode`. Needs nothing but the catalog for a store path itself that one lists.
     pub async fn attr(&self, inode: Inode, deadline: Deadline) -> Result<Attr, Error> {
         if inode == Inode::ROOT {
             return Ok(Attr { inode, kind: Kind::Directory, size: 0, links: 2 });
         }
         if inode.node() == 0
-            && let Some(Occupant::Path { facts, .. }) = self.objects.occupants.get(inode.slot())
+            && let Some(Occupant::Path { facts: Some(facts), .. }) = self.objects.occupants.get(inode.slot())
             // The length of a link that is shown in another form is not in the catalog.
             && (facts.kind != Kind::Symlink || self.symlinks == Symlinks::Absolute)
         {
@@ -140,7 +164,7 @@ impl Tree {
         Ok(bytes)
     }
 
-    /// The store path with this hash part, opened; `None` if no catalog lists it.
+    /// The store path with this hash part, opened; `None` if there is no such path.
     pub async fn object(
         &self,
         hash_part: HashPart,
@@ -152,21 +176,26 @@ impl Tree {
     async fn lookup_root(&self, name: &[u8], deadline: Deadline) -> Result<Option<Attr>, Error> {
         let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
         if let Ok(capability) = name.parse::<ReadCapability>() {
-            return self.lookup_content(capability, deadline).await.map(Some);
+            let occupant = Occupant::Content(Box::new(capability));
+            return self.lookup_opened(occupant, deadline).await.map(Some);
         }
         let Ok(wanted) = name.parse::<StorePath>() else { return Ok(None) };
-        let Some((path, facts)) = self.objects.catalogs.find(wanted.hash_part(), deadline).await? else {
+        let Some((path, facts)) = self.objects.sources.find(wanted.hash_part(), deadline).await? else {
             return Ok(None);
         };
         if path != wanted {
             return Ok(None);
         }
-        let inode = Inode::new(self.objects.occupants.slot(Occupant::Path { path, facts }), NodeId::ROOT);
+        let occupant = Occupant::Path { path, facts };
+        if facts.is_none() {
+            return self.lookup_opened(occupant, deadline).await.map(Some);
+        }
+        let inode = Inode::new(self.objects.occupants.slot(occupant), NodeId::ROOT);
         self.attr(inode, deadline).await.map(Some)
     }
 
-    async fn lookup_content(&self, capability: ReadCapability, deadline: Deadline) -> Result<Attr, Error> {
-        let occupant = Occupant::Content(Box::new(capability));
+    /// The attributes of what has to be opened before they are known.
+    async fn lookup_opened(&self, occupant: Occupant, deadline: Deadline) -> Result<Attr, Error> {
         if let Some(slot) = self.objects.occupants.find(&occupant) {
             let object = self.objects.open_slot(slot, deadline).await?;
             return Ok(self.node_attr(slot, &object, NodeId::ROOT));
@@ -203,7 +232,7 @@ impl Tree {
     fn target(&self, object: &Object, node: NodeId) -> Vec<u8> {
         let listing = object.listing();
         let target = listing.target(node);
-        let inside = match (self.symlinks, self.catalogs().store_dir()) {
+        let inside = match (self.symlinks, self.store_dir()) {
             (Symlinks::Relative, Some(store_dir)) => below(target, store_dir.as_str().as_bytes()),
             _ => None,
         };

@@ -36,17 +36,20 @@ impl Tree {
             Some(Occupant::Content(content)) => return Ok(vec![("urn", content.to_string())]),
             Some(Occupant::Path { path, .. }) => path,
         };
-        let Some(narinfo) = self.catalogs().narinfo(path.hash_part(), deadline).await? else {
+        let Some(resolved) = self.objects.sources.resolve(path.hash_part(), deadline).await? else {
             return Ok(Vec::new());
         };
+        let narinfo = resolved.narinfo;
         let mut known = vec![
             ("storepath", narinfo.store_dir().join(narinfo.store_path())),
             ("narhash", narinfo.nar_hash().to_string()),
             ("narsize", narinfo.nar_size().to_string()),
-            // Whoever named the catalog vouches for what it lists; keys are another matter.
-            ("signer", "catalog".to_owned()),
+            ("trust", resolved.trust.to_string()),
         ];
-        if let Some(binding) = narinfo.eris().first() {
+        if let Some(object) = self.objects.opened(inode.slot()) {
+            known.push(("source", object.source().to_owned()));
+        }
+        if let Some(binding) = resolved.bound.first() {
             known.push(("urn", binding.urn.clone()));
             known.extend(binding.format.clone().map(|format| ("format", format)));
         }

@@ -3,6 +3,7 @@
 #[path = "../support/certified.rs"]
 mod certified;
 mod faults;
+mod files;
 mod https;
 #[path = "../support/n2r.rs"]
 mod n2r;

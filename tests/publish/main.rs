@@ -3,8 +3,10 @@
 mod again;
 mod command;
 mod failures;
+mod mirror;
 #[path = "../support/noise.rs"]
 mod noise;
+mod signed;
 mod stores;
 
 use std::fs;

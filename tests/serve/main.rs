@@ -3,9 +3,12 @@
 mod archives;
 mod blocks;
 mod limits;
+#[path = "../support/origin/mod.rs"]
+mod origin;
 #[path = "../support/shelf.rs"]
 mod shelf;
 mod stores;
+mod upstream;
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -35,6 +35,7 @@ use std::{
 use super::Block;
 use crate::eris::{BlockSize, Reference};
 use layout::Layout;
+use page::Word;
 use read::Found;
 use shared::{Shared, lock};
 use slots::Wait;
@@ -222,7 +223,13 @@ impl Disk {
 
     /// Keeps blocks, as [`put`](Self::put) does, under one lock.
     pub fn put_many(&self, blocks: &[(Reference, Block)]) -> Vec<Stored> {
-        self.handle.shared.write(blocks)
+        self.handle.shared.write(blocks, Word::stored)
+    }
+
+    /// Keeps blocks, as [`put_many`](Self::put_many) does, as ones that were used again: they give way after all that were not, and after
+    /// those that were used again before. For what costs more to have again than one request for each block.
+    pub fn put_dear(&self, blocks: &[(Reference, Block)]) -> Vec<Stored> {
+        self.handle.shared.write(blocks, Word::used)
     }
 
     /// Keeps a block soon, in the background; never waits. Blocks beyond what the queue holds are dropped and counted. The

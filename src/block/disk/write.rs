@@ -45,6 +45,9 @@ pub(super) fn store(
         // It may be spoiled: who asks for it to be stored did not find it.
         let is_there = slots.slot(place, Wait::Yes).is_ok_and(|kept| kept.as_deref() == Some(block));
         if is_there {
+            if how.word.is_used() {
+                slots.touch(place, how.word)?;
+            }
             return Ok(Placed::AlreadyThere);
         }
         if super::layout::size_of(place.entry) == size {
@@ -69,16 +72,17 @@ pub(super) fn store(
 
 impl Shared {
     /// Keeps blocks that are verified, if it can.
-    pub(super) fn write(&self, blocks: &[(Reference, Block)]) -> Vec<Stored> {
-        self.write_or_busy(blocks).0
+    pub(super) fn write(&self, blocks: &[(Reference, Block)], word: fn(u64) -> Word) -> Vec<Stored> {
+        self.write_or_busy(blocks, word).0
     }
 
     /// What became of the blocks, and whether others had the lock all the time.
-    fn write_or_busy(&self, blocks: &[(Reference, Block)]) -> (Vec<Stored>, bool) {
+    fn write_or_busy(&self, blocks: &[(Reference, Block)], word: fn(u64) -> Word) -> (Vec<Stored>, bool) {
         let mut stored = Vec::with_capacity(blocks.len());
         let mut is_busy = false;
         if !self.is_paused() {
-            let written = self.locked(PATIENCE, |locked| self.write_locked(locked, blocks, &mut stored));
+            let written =
+                self.locked(PATIENCE, |locked| self.write_locked(locked, blocks, word, &mut stored));
             match written {
                 Ok(()) if stored.contains(&Stored::Written) => self.recover(),
                 Ok(()) => {}
@@ -98,6 +102,7 @@ impl Shared {
         &self,
         locked: &Locked<'_>,
         blocks: &[(Reference, Block)],
+        word: fn(u64) -> Word,
         stored: &mut Vec<Stored>,
     ) -> Result<(), DiskError> {
         let mut clock = locked.clock;
@@ -105,7 +110,7 @@ impl Shared {
         for (reference, block) in blocks {
             let how = Storing {
                 clock,
-                word: Word::stored(clock),
+                word: word(clock),
                 may_fill: self.space(locked.slots) >= footprint(block),
                 before: u64::MAX,
                 is_pinned: &|reference| locked.is_pinned(reference),
@@ -190,7 +195,7 @@ impl Shared {
         if work.look {
             self.look();
         }
-        let is_busy = !work.blocks.is_empty() && self.write_or_busy(&work.blocks).1;
+        let is_busy = !work.blocks.is_empty() && self.write_or_busy(&work.blocks, Word::stored).1;
         self.note(&work.touches);
         is_busy
     }

@@ -118,10 +118,14 @@ pub struct SecretKey {
 }
 
 impl SecretKey {
-    /// Reads the text of a `signing-key.sec`. The text itself is the caller's to wipe.
+    /// Reads the text of a `signing-key.sec`, or a whole key pair as libgcrypt makes it: `(key-data (public-key ..)
+    /// (private-key ..))`. The text itself is the caller's to wipe.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let sexp = Sexp::parse(text)?;
-        let [q, d] = parameters(&sexp, "private-key", ["q", "d"])?;
+        let mut halves = sexp.after("key-data").unwrap_or(std::slice::from_ref(&sexp)).iter();
+        let private = halves.find(|half| half.after("private-key").is_some());
+        let private = private.ok_or(KeyError::Shape { expected: "private-key" })?;
+        let [q, d] = parameters(private, "private-key", ["q", "d"])?;
         let public = q.try_into().map_err(|_| KeyError::Point).and_then(PublicKey::from_bytes)?;
         let number = padded(d).ok_or(KeyError::Scalar)?;
         let secret = ecdsa::scalar_of_secret(&number);
@@ -220,6 +224,17 @@ mod tests {
             );
             assert_eq!(format!("{key:?}"), format!("SecretKey of {}", key.public_key()));
         }
+    }
+
+    #[test]
+    fn the_secret_half_of_a_key_pair_is_found() {
+        let private = secret_file("07");
+        let public = private.replace("private-key", "public-key").replace("  (d #07#)\n", "");
+        let pair = format!("(key-data {public} {private})");
+        let key = SecretKey::parse(&pair).unwrap();
+        assert_eq!(key.public_key(), SecretKey::parse(&private).unwrap().public_key());
+        let half = SecretKey::parse(&format!("(key-data {public})")).unwrap_err();
+        assert_eq!(half, KeyError::Shape { expected: "private-key" });
     }
 
     #[test]

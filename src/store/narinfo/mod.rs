@@ -7,6 +7,7 @@
 
 mod builder;
 mod parse;
+mod redirect;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ pub use self::builder::NarinfoBuilder;
 use self::parse::{line_length, lines, split_field};
 use super::hash::{HashError, NarHash};
 use super::path::{PathError, StoreDir, StorePath, quoted};
+use crate::compress::{self, Compression};
 
 /// Longest narinfo that is read, in bytes.
 pub const MAX_LENGTH: usize = 1 << 20;
@@ -117,12 +119,24 @@ pub enum NarinfoError {
 pub struct Download {
     /// Where the file is, relative to the narinfo's server or absolute.
     pub url: String,
-    /// `none`, `gzip`, `zstd`, ...; Nix takes an absent one for `bzip2`, Guix for `none`.
+    /// `none`, `gzip`, `zstd`, ... For what an absent one means see [`Download::compression_in`].
     pub compression: Option<String>,
     /// Hash of the file as it is downloaded (Nix).
     pub file_hash: Option<NarHash>,
     /// Size of the file as it is downloaded, in bytes.
     pub file_size: Option<u64>,
+}
+
+impl Download {
+    /// How the file is compressed. Where the narinfo does not say, Nix takes it for `bzip2` and Guix for `none`, so it depends on whose store
+    /// the path is in: `/gnu/store` is Guix's, and any other is taken for one of Nix. (`guix publish` always says it.)
+    pub fn compression_in(&self, store_dir: &StoreDir) -> Result<Compression, compress::Error> {
+        match &self.compression {
+            Some(name) => Compression::from_narinfo(name),
+            None if *store_dir == StoreDir::guix() => Ok(Compression::None),
+            None => Ok(Compression::Bzip2),
+        }
+    }
 }
 
 /// An `ERIS` line: the read capability under which the NAR, in some format, can be had.

@@ -14,7 +14,7 @@ const SINGLE: [&str; 9] =
     ["StorePath", "NarHash", "NarSize", "References", "Deriver", "CA", "System", "Signature", "ERISFormat"];
 
 /// Fields that belong to the `URL` before them.
-const OF_DOWNLOAD: [&str; 3] = ["Compression", "FileHash", "FileSize"];
+pub(super) const OF_DOWNLOAD: [&str; 3] = ["Compression", "FileHash", "FileSize"];
 
 /// The lines without their newlines, each with its offset.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::compute::ContentAddress;
 
-fn samples() -> Vec<(PathBuf, Vec<u8>)> {
+pub(super) fn samples() -> Vec<(PathBuf, Vec<u8>)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let folders = ["guix", "guix/cached", "guix/uncached", "nix/cache-zstd", "nix/none", "bug52555"];
     let mut samples = Vec::new();
@@ -22,7 +22,7 @@ fn samples() -> Vec<(PathBuf, Vec<u8>)> {
     samples
 }
 
-fn sample(name: &str) -> Narinfo {
+pub(super) fn sample(name: &str) -> Narinfo {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     Narinfo::parse(&fs::read(root.join(name)).unwrap()).unwrap()
 }

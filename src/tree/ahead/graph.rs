@@ -66,8 +66,8 @@ async fn references(objects: &Arc<Objects>, path: &StorePath, sweep: &Teller) {
     while !level.is_empty() && !is_thin(objects) {
         let mut next: Vec<HashPart> = Vec::new();
         for hash_part in level {
-            let narinfo = objects.catalogs.narinfo(hash_part, soon()).await.ok().flatten();
-            for reference in narinfo.iter().flat_map(|narinfo| narinfo.references()) {
+            let known = objects.sources.resolve(hash_part, soon()).await.ok().flatten();
+            for reference in known.iter().flat_map(|known| known.narinfo.references()) {
                 if seen.len() <= PATHS && seen.insert(reference.hash_part()) {
                     next.push(reference.hash_part());
                 }
@@ -172,7 +172,7 @@ impl Search<'_> {
     /// The file at an absolute path in the store directory, links within its store path followed.
     async fn at(&mut self, path: &str) -> Option<(Arc<Object>, NodeId)> {
         self.attempts = self.attempts.checked_sub(1)?;
-        let (store_path, rest) = self.objects.catalogs.store_dir()?.split(path).ok()?;
+        let (store_path, rest) = self.objects.sources.store_dir()?.split(path).ok()?;
         let hash_part = store_path.hash_part();
         if self.opened.len() == PATHS && !self.opened.contains(&hash_part) {
             return None;

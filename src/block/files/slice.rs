@@ -1,0 +1,106 @@
+//! Files below one directory: what tells that a file is still the same, and slices of it as leaves.
+//!
+//! Every path is looked up from the open directory, never through a symbolic link, so nothing outside of it is
+//! read, whoever may write there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+
+use crate::eris::BlockSize;
+
+/// What a file looks like from outside; another one means that it was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime: i64,
+    pub inode: u64,
+}
+
+impl Stamp {
+    pub fn of(stat: &Stat) -> Self {
+        let mtime =
+            stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec.cast_signed());
+        Self { size: stat.st_size.cast_unsigned(), mtime, inode: stat.st_ino }
+    }
+
+    /// How many leaves its content has.
+    fn leaves(&self, block_size: BlockSize) -> u64 {
+        self.size / block_size.bytes() as u64 + 1
+    }
+}
+
+/// Why there is no slice.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// The file is gone, or another one than was indexed.
+    Changed,
+    /// It cannot be read now.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Missed {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+        match error.kind() {
+            NotFound | NotADirectory | IsADirectory | UnexpectedEof => Self::Changed,
+            // A link where a directory or the file was.
+            _ if error.raw_os_error() == Some(libc::ELOOP) => Self::Changed,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// Opens a directory that the user named; here a link is followed.
+pub(super) fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens what is at `path` below `root`, with no link on the way.
+pub(super) fn open_below(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    // A named pipe must not hang the reader; and the kernel wants nothing of that kind beside PATH.
+    let waiting = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+    let flags = flags | waiting | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
+}
+
+/// Whether the file is still the one that was indexed.
+pub(super) fn is_same(root: impl AsFd, path: &Path, stamp: Stamp) -> Result<bool, io::Error> {
+    let stat = open_below(root, path, OFlags::PATH).and_then(|file| Ok(fstat(file)?));
+    match stat.map_err(Missed::from) {
+        Ok(stat) => Ok(Stamp::of(&stat) == stamp),
+        Err(Missed::Changed) => Ok(false),
+        Err(Missed::Failed(error)) => Err(error),
+    }
+}
+
+/// The leaf with this number of a file, padded to the block size.
+pub(super) fn read_leaf(
+    root: impl AsFd,
+    path: &Path,
+    stamp: Stamp,
+    block_size: BlockSize,
+    leaf: u64,
+) -> Result<Vec<u8>, Missed> {
+    let file = open_below(root, path, OFlags::RDONLY)?;
+    let stat = fstat(&file).map_err(io::Error::from)?;
+    if Stamp::of(&stat) != stamp || leaf >= stamp.leaves(block_size) {
+        return Err(Missed::Changed);
+    }
+    let size = block_size.bytes();
+    let offset = leaf * size as u64;
+    let length = (stamp.size - offset).min(size as u64) as usize;
+    let mut bytes = vec![0; size];
+    File::from(file).read_exact_at(&mut bytes[..length], offset)?;
+    if length < size {
+        bytes[length] = 0x80;
+    }
+    Ok(bytes)
+}

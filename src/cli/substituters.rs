@@ -1,0 +1,145 @@
+//! Which substitute servers are asked, how they are reached, and whose signatures count.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Session, Usage, keys};
+use crate::config;
+use crate::store::TrustedKeys;
+use crate::substituter::{
+    self, Netrc, Policy, Proxies, SetSettings, Substituter, Substituters, Unsigned, Web, WebSettings,
+};
+
+/// Where Nix has its config.
+const NIX_CONF: &str = "/etc/nix/nix.conf";
+/// Where Guix has its access list.
+const GUIX_ACL: &str = "/etc/guix/acl";
+
+/// Substitute servers, and whom to believe.
+#[derive(Debug, Args)]
+pub(super) struct SubstituterFlags {
+    /// A substitute server: http(s)://HOST/, file:DIR (repeatable, in order of preference) [default: those of the
+    /// config]
+    #[arg(long = "substituter", value_name = "URL")]
+    substituters: Vec<String>,
+    /// Where narinfos add ERIS contents to those of the servers: file:DIR, http(s)://HOST/, sqlite:FILE (repeatable)
+    /// [default: those of the config]
+    #[arg(long = "overlay", value_name = "URL")]
+    overlays: Vec<String>,
+    /// Whose signatures count: NAME:BASE64 of Nix, or a file with keys of Nix or Guix (repeatable) [default: those of
+    /// the config]
+    #[arg(long = "trusted-key", value_name = "KEY|FILE")]
+    trusted_keys: Vec<String>,
+    /// The trusted-public-keys of this file count, too; without FILE those of /etc/nix/nix.conf
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = NIX_CONF)]
+    nix_conf: Option<PathBuf>,
+    /// The keys of this access list of Guix count, too; without FILE those of /etc/guix/acl
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = GUIX_ACL)]
+    guix_acl: Option<PathBuf>,
+    /// Believe narinfos that nobody signed, and what they say of ERIS contents
+    #[arg(long)]
+    insecure: bool,
+    /// Who fetches ipfs://CID: http(s)://GATEWAY, or ipfs://HOST:5001, the RPC of a node [default: that of the config]
+    #[arg(long, value_name = "URL")]
+    ipfs: Option<String>,
+    /// Names and passwords of substitute servers, in a file as curl reads it [default: that of the config]
+    #[arg(long, value_name = "FILE")]
+    netrc: Option<PathBuf>,
+}
+
+impl SubstituterFlags {
+    /// The servers and overlays that were named, here or in the config; `None`: no server was.
+    ///
+    /// `unsigned` says what is done with narinfos that no trusted key signed, unless `--insecure` was given. Nothing
+    /// is asked yet.
+    pub(super) fn open(&self, session: &Session, unsigned: Unsigned) -> anyhow::Result<Option<Substituters>> {
+        let servers = given(&self.substituters, &session.config.substituters);
+        if servers.is_empty() {
+            return match self.overlays.is_empty() {
+                true => Ok(None),
+                false => {
+                    Err(Usage("--overlay adds to what servers say: give --substituter URL, too".into())
+                        .into())
+                }
+            };
+        }
+        let policy = self.policy(session, unsigned)?;
+        let web = web(session, self.netrc.as_deref(), self.ipfs.as_deref())?;
+        let servers = opened(servers, &web)?;
+        let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
+        Ok(Some(Substituters::new(servers, overlays, policy, SetSettings::default())))
+    }
+
+    /// What is believed. To trust nobody where only what is signed counts is a mistake.
+    fn policy(&self, session: &Session, unsigned: Unsigned) -> anyhow::Result<Policy> {
+        let unsigned = if self.insecure { Unsigned::Believe } else { unsigned };
+        let keys = self.keys(session)?;
+        if unsigned == Unsigned::Refuse && keys.nix.is_empty() && keys.guix.is_empty() {
+            let reason = "no key is trusted, so nothing that a substitute server says counts: give --trusted-key KEY, \
+                          --nix-conf or --guix-acl, name them below [trust] in the config, or give --insecure";
+            return Err(Usage(reason.into()).into());
+        }
+        Ok(Policy { keys, unsigned })
+    }
+
+    /// The keys whose signatures count.
+    pub(super) fn keys(&self, session: &Session) -> anyhow::Result<TrustedKeys> {
+        let trust = &session.config.trust;
+        let mut trusted = TrustedKeys::default();
+        for named in given(&self.trusted_keys, &trust.keys) {
+            keys::add(&mut trusted, named)?;
+        }
+        if let Some(file) = self.nix_conf.as_ref().or(trust.nix_conf.as_ref()) {
+            keys::add_nix_conf(&mut trusted, file)?;
+        }
+        if let Some(file) = self.guix_acl.as_ref().or(trust.guix_acl.as_ref()) {
+            keys::add_guix_acl(&mut trusted, file)?;
+        }
+        Ok(trusted)
+    }
+}
+
+/// How web servers are reached.
+pub(super) fn web(session: &Session, netrc: Option<&Path>, ipfs: Option<&str>) -> anyhow::Result<Arc<Web>> {
+    let (config, environment) = (&session.config, &session.environment);
+    let netrc = match netrc.or(config.http.netrc.as_deref()) {
+        Some(file) => {
+            let text = keys::text(file).map_err(|error| wrong("--netrc", file, error))?;
+            Netrc::parse(&text).map_err(|error| wrong("--netrc", file, error))?
+        }
+        None => Netrc::default(),
+    };
+    let no_proxy = environment.proxies.no_proxy.clone();
+    let proxies = match &config.http.proxy {
+        Some(url) => Proxies { all: Some(url.clone()), no_proxy, ..Proxies::default() },
+        None => {
+            let config::Proxies { http, https, all, .. } = environment.proxies.clone();
+            Proxies { http, https, all, no_proxy }
+        }
+    };
+    let ca = match config.http.ca_file.as_ref().or(environment.ca_file.as_ref()) {
+        Some(file) => Some(fs::read(file).map_err(|error| wrong("http.ca-file", file, error))?),
+        None => None,
+    };
+    let ipfs = ipfs.or(config.ipfs.as_deref());
+    let ipfs = ipfs.map(|url| url.parse()).transpose();
+    let ipfs = ipfs.map_err(|error: substituter::NotIpfs| Usage(format!("--ipfs: {error}")))?;
+    let settings = WebSettings { netrc, proxies, ca, ipfs, ..WebSettings::default() };
+    Ok(Arc::new(Web::new(settings).map_err(|error| Usage(error.to_string()))?))
+}
+
+/// What the command line says, else what the config says.
+fn given<'a>(flags: &'a [String], config: &'a [String]) -> &'a [String] {
+    if flags.is_empty() { config } else { flags }
+}
+
+fn opened(urls: &[String], web: &Arc<Web>) -> Result<Vec<Arc<dyn Substituter>>, Usage> {
+    urls.iter().map(|url| substituter::open(url, web).map_err(|error| Usage(error.to_string()))).collect()
+}
+
+fn wrong(flag: &str, file: &Path, reason: impl std::fmt::Display) -> Usage {
+    Usage(format!("{flag} {}: {reason}", file.display()))
+}

@@ -1,0 +1,260 @@
+//! Many places asked as one: whose answer is taken, whom to wait for, and what is remembered.
+
+mod health;
+mod memory;
+mod offers;
+mod overlays;
+mod race;
+mod server;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use serde::Serialize;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
+
+use self::memory::Memory;
+use self::server::Server;
+use super::{Error, Substituter};
+use crate::flights::Flights;
+use crate::store::narinfo::{Download, ErisBinding};
+use crate::store::trust::{Signer, TrustedKeys};
+use crate::store::{HashPart, NarHash, Narinfo, StoreDir};
+
+/// What is believed.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Whose signatures count.
+    pub keys: TrustedKeys,
+    /// What is done with the rest.
+    pub unsigned: Unsigned,
+}
+
+/// What is done with a narinfo that no trusted key signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsigned {
+    /// It is refused: for a mount, `ls` and `cat`.
+    Refuse,
+    /// It is taken, and the bytes are checked against its NarHash: for `serve`, whose clients check signatures
+    /// themselves.
+    CheckHash,
+    /// It is believed, and its ERIS contents with it: `--insecure`.
+    Believe,
+}
+
+/// What may be done with a narinfo that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// ERIS contents are bound to the path ([`Found::bound`] is not empty): they may be read lazily.
+    Bound {
+        /// Who bound the first of them; `None`: nobody, and the user wants it so (`--insecure`).
+        signer: Option<Signer>,
+    },
+    /// The whole NAR comes first, and is hashed.
+    Hashed {
+        /// Who signed the hash; `None`: nobody.
+        signer: Option<Signer>,
+    },
+}
+
+/// A narinfo that is good by the [`Policy`].
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The narinfo, byte for byte as the server gave it.
+    pub narinfo: Arc<Narinfo>,
+    /// The server it came from.
+    pub server: Arc<dyn Substituter>,
+    /// What may be done with it.
+    pub standing: Standing,
+    /// ERIS contents that are bound to the path, the narinfo's own before those of overlays: to be read lazily, in
+    /// this order.
+    pub bound: Vec<ErisBinding>,
+    /// ERIS contents that nobody trusted bound to it, from unsigned lines and from overlays: to be hashed whole
+    /// before use.
+    pub unbound: Vec<ErisBinding>,
+}
+
+/// A place where a NAR can be downloaded. What comes is to be hashed.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The server.
+    pub server: Arc<dyn Substituter>,
+    /// What its narinfo says of the file: its URL is for [`Substituter::nar`] of this server.
+    pub download: Download,
+}
+
+/// How a set of servers is used.
+#[derive(Debug, Clone)]
+pub struct SetSettings {
+    /// The store directory, where it is known already (from catalogs); `None`: that of the servers.
+    pub store_dir: Option<StoreDir>,
+    /// Bytes of narinfos that are kept in memory.
+    pub cache_bytes: usize,
+}
+
+impl Default for SetSettings {
+    fn default() -> Self {
+        Self { store_dir: None, cache_bytes: 16 << 20 }
+    }
+}
+
+/// How a server is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerState {
+    /// It is asked and waited for.
+    Up,
+    /// It was late where others were not: it is asked, and not waited for once another has a good answer.
+    Late,
+    /// It failed: for a while it is asked beside others only, and waited for only if there are no others.
+    Down,
+    /// Its paths are in another store directory: it is not asked.
+    LeftOut,
+}
+
+/// A server as it is now, for `erisfs status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// Its URL, without secrets.
+    pub name: String,
+    /// Whether it is an overlay.
+    pub overlay: bool,
+    /// How it is doing.
+    pub state: ServerState,
+    /// Its priority, once it said it: lower is better.
+    pub priority: Option<u32>,
+    /// Narinfos asked of it.
+    pub asked: u64,
+    /// Narinfos that it had.
+    pub had: u64,
+    /// Narinfos of it that were refused.
+    pub refused: u64,
+    /// Times that it failed or was silent.
+    pub failed: u64,
+    /// The last failure or refusal.
+    pub last_error: Option<String>,
+}
+
+/// Substitute servers and overlays, asked as one.
+#[derive(Debug)]
+pub struct Substituters {
+    set: Arc<Set>,
+    under_way: Flights<HashPart, Result<Option<Arc<Found>>, Error>>,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Set {
+    servers: Vec<Arc<Server>>,
+    overlays: Vec<Arc<Server>>,
+    policy: Policy,
+    store_dir: OnceCell<StoreDir>,
+    memory: Memory,
+}
+
+impl Set {
+    /// The servers that are asked, best first.
+    fn ranked(&self) -> Vec<Arc<Server>> {
+        let mut ranked: Vec<_> =
+            self.servers.iter().filter(|server| !server.is_left_out()).cloned().collect();
+        ranked.sort_by_key(|server| server.priority());
+        ranked
+    }
+}
+
+impl Substituters {
+    /// The servers in order of preference, and overlays: places whose narinfos add ERIS contents to those of servers.
+    /// Nothing is asked yet.
+    pub fn new(
+        servers: Vec<Arc<dyn Substituter>>,
+        overlays: Vec<Arc<dyn Substituter>>,
+        policy: Policy,
+        settings: SetSettings,
+    ) -> Self {
+        let known = |overlay| move |place| Arc::new(Server::new(place, overlay));
+        let set = Set {
+            servers: servers.into_iter().map(known(false)).collect(),
+            overlays: overlays.into_iter().map(known(true)).collect(),
+            policy,
+            store_dir: OnceCell::new_with(settings.store_dir),
+            memory: Memory::new(settings.cache_bytes),
+        };
+        Self { set: Arc::new(set), under_way: Flights::default() }
+    }
+
+    /// What is believed.
+    pub fn policy(&self) -> &Policy {
+        &self.set.policy
+    }
+
+    /// The store directory: that of the settings, or of the first server that states one. Where all answer and none
+    /// does, it is that of Guix if only keys of Guix are trusted, else that of Nix.
+    pub async fn store_dir(&self, deadline: Instant) -> Result<StoreDir, Error> {
+        let settled = self.set.store_dir.get_or_try_init(|| settle::store_dir(&self.set));
+        match timeout_at(deadline, settled).await {
+            Ok(store_dir) => store_dir.cloned(),
+            Err(_) => {
+                let servers = self.set.servers.iter().map(|server| server.place.name().to_owned()).collect();
+                Err(Error::NoStoreDir { servers })
+            }
+        }
+    }
+
+    /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that
+    /// answer have none. All servers are asked at once; an answer is kept for an hour, that there is none for a
+    /// minute.
+    pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
+        if let Some(known) = self.set.memory.get(hash_part) {
+            return Ok(known);
+        }
+        let store_dir = self.store_dir(deadline).await?;
+        let answer = self.under_way.join(hash_part, || {
+            let set = Arc::clone(&self.set);
+            async move { race::find(&set, hash_part, &store_dir).await }.boxed()
+        });
+        // It is held until it is known what it waits for.
+        match timeout_at(deadline, answer.clone()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.late(hash_part)),
+        }
+    }
+
+    /// That there is no answer yet, and why.
+    fn late(&self, hash_part: HashPart) -> Error {
+        let ranked = self.set.ranked();
+        match ranked.iter().find(|server| server.is_baking(hash_part)) {
+            Some(baking) => {
+                Error::Baking { server: baking.place.name().into(), hash_part, retry_after: None }
+            }
+            None => {
+                let servers = ranked.iter().map(|server| server.place.name().to_owned()).collect();
+                Error::Late { hash_part, servers }
+            }
+        }
+    }
+
+    /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not
+    /// asked: what comes is to be hashed. Servers that are not ready shortly after the first are left out.
+    pub async fn offers(&self, path: HashPart, nar_hash: NarHash, deadline: Instant) -> Vec<Offer> {
+        match self.store_dir(deadline).await {
+            Ok(store_dir) => offers::offers(&self.set, path, nar_hash, &store_dir, deadline).await,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// The servers, then the overlays, as they are now.
+    pub fn status(&self) -> Vec<ServerStatus> {
+        self.set.servers.iter().chain(&self.set.overlays).map(|server| server.status()).collect()
+    }
+
+    /// Forgets all answers.
+    #[cfg(test)]
+    fn forget(&self) {
+        self.set.memory.forget();
+    }
+}

@@ -1,0 +1,231 @@
+//! One hash part, asked of all servers and overlays at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::health::Turn;
+use super::memory::{ABSENT, ABSENT_WITHOUT_ALL, Answer, KEPT, KEPT_WITHOUT_OVERLAY};
+use super::overlays::Overlays;
+use super::server::{Baking, Server};
+use super::verdict::{Verdict, verdict};
+use super::{Found, Set};
+use crate::store::{HashPart, Narinfo, StoreDir};
+use crate::substituter::Error;
+
+/// How much longer than a good answer took a better server is waited for. Two servers on one continent differ by less
+/// than 200 ms; from 300 ms on whoever lists a directory sees the wait.
+pub(super) const GRACE: Duration = Duration::from_millis(300);
+/// How long until a server that is still preparing a narinfo is asked again: first, and at most; it doubles. Guix
+/// says 300 s, which is meant for clients that have other places to go; small things are ready within a second.
+const BAKING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// How often it is asked at the most: over five minutes.
+const BAKING_TRIES: u32 = 40;
+
+pub(super) type Asked = BoxFuture<'static, (usize, Result<Option<Narinfo>, Error>)>;
+
+/// Whether a server is still waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Yes, for a while even where a worse one has a good answer.
+    Waited,
+    /// While nobody has a good answer.
+    Beside,
+    /// No longer than others take: it is down, or was.
+    Probed,
+    /// It has answered, or is not asked.
+    Done,
+}
+
+struct Race<'a> {
+    set: &'a Set,
+    hash_part: HashPart,
+    store_dir: &'a StoreDir,
+    ranked: Vec<Arc<Server>>,
+    places: Vec<Place>,
+    asked: FuturesUnordered<Asked>,
+    /// For each server, how often it said that it is still preparing, and its mark.
+    baking: Vec<(u32, Option<Baking>)>,
+    best: Option<(usize, Narinfo, Verdict)>,
+    failures: Vec<(usize, Error)>,
+    passed_over: bool,
+}
+
+/// Asks, and remembers the answer.
+pub(super) async fn find(
+    set: &Set,
+    hash_part: HashPart,
+    store_dir: &StoreDir,
+) -> Result<Option<Arc<Found>>, Error> {
+    let mut overlays = Overlays::ask(set, hash_part, store_dir);
+    let mut race = Race::start(set, hash_part, store_dir);
+    overlays.beside(race.run()).await;
+    let Some((rank, narinfo, mut verdict)) = race.best.take() else {
+        let answer = race.nothing()?;
+        set.memory.put(hash_part, &answer);
+        return Ok(None);
+    };
+    let is_complete = overlays.add(set, &narinfo, &mut verdict, store_dir).await;
+    let Verdict { standing, bound, unbound } = verdict;
+    let server = Arc::clone(&race.ranked[rank].place);
+    let found = Arc::new(Found { narinfo: Arc::new(narinfo), server, standing, bound, unbound });
+    let until = Instant::now() + if is_complete { KEPT } else { KEPT_WITHOUT_OVERLAY };
+    set.memory.put(hash_part, &Answer { found: Some(Arc::clone(&found)), until });
+    Ok(Some(found))
+}
+
+/// Asks a server, after a pause.
+pub(super) fn ask(
+    rank: usize,
+    server: &Arc<Server>,
+    hash_part: HashPart,
+    store_dir: &StoreDir,
+    after: Duration,
+) -> Asked {
+    let (server, store_dir) = (Arc::clone(server), store_dir.clone());
+    async move {
+        if !after.is_zero() {
+            sleep(after).await;
+        }
+        (rank, server.narinfo(hash_part, &store_dir).await)
+    }
+    .boxed()
+}
+
+/// Asks a server that is down. Nobody waits for it, so it must find its end also when this race has ended.
+pub(super) fn probe(rank: usize, server: &Arc<Server>, hash_part: HashPart, store_dir: &StoreDir) -> Asked {
+    let name = server.place.name().into();
+    let task = tokio::spawn(ask(rank, server, hash_part, store_dir, Duration::ZERO));
+    async move {
+        task.await.unwrap_or_else(|ended| {
+            (rank, Err(Error::Unavailable { server: name, retry_after: None, source: Arc::new(ended) }))
+        })
+    }
+    .boxed()
+}
+
+impl<'a> Race<'a> {
+    fn start(set: &'a Set, hash_part: HashPart, store_dir: &'a StoreDir) -> Self {
+        let ranked = set.ranked();
+        // Where all are down, there is nobody else to wait for.
+        let all_down = ranked.iter().all(|server| server.is_down());
+        let asked = FuturesUnordered::new();
+        let mut passed_over = false;
+        let places = ranked.iter().enumerate().map(|(rank, server)| {
+            let turn = if all_down { Turn::Wait } else { server.turn() };
+            let place = match turn {
+                Turn::Wait => Place::Waited,
+                Turn::Beside => Place::Beside,
+                Turn::Probe => Place::Probed,
+                Turn::Pass => Place::Done,
+            };
+            match place {
+                Place::Waited | Place::Beside => {
+                    asked.push(ask(rank, server, hash_part, store_dir, Duration::ZERO))
+                }
+                Place::Probed => asked.push(probe(rank, server, hash_part, store_dir)),
+                Place::Done => passed_over = true,
+            }
+            place
+        });
+        let places = places.collect();
+        let baking = ranked.iter().map(|_| (0, None)).collect();
+        Race {
+            set,
+            hash_part,
+            store_dir,
+            ranked,
+            places,
+            asked,
+            baking,
+            best: None,
+            failures: Vec::new(),
+            passed_over,
+        }
+    }
+
+    /// Until there is a best answer, or none to be had.
+    async fn run(&mut self) {
+        let mut grace = None;
+        loop {
+            let waits = match &self.best {
+                Some((rank, ..)) => self.places[..*rank].contains(&Place::Waited),
+                None => self.places.iter().any(|place| matches!(place, Place::Waited | Place::Beside)),
+            };
+            let ends = self.best.is_some() || !waits;
+            if self.best.is_some() && !waits {
+                return;
+            }
+            if ends && grace.is_none() {
+                grace = Some(Instant::now() + GRACE);
+            }
+            let next = match grace.filter(|_| ends) {
+                Some(end) => timeout_at(end, self.asked.next()).await,
+                None => Ok(self.asked.next().await),
+            };
+            match next {
+                Ok(Some((rank, answer))) => self.take(rank, answer),
+                Ok(None) => return,
+                Err(_) => return self.give_up_waiting(),
+            }
+        }
+    }
+
+    fn take(&mut self, rank: usize, answer: Result<Option<Narinfo>, Error>) {
+        let server = &self.ranked[rank];
+        let place = std::mem::replace(&mut self.places[rank], Place::Done);
+        match answer {
+            Ok(Some(narinfo)) => match verdict(&narinfo, self.hash_part, self.store_dir, &self.set.policy) {
+                Ok(verdict) => {
+                    if self.best.as_ref().is_none_or(|(best, ..)| rank < *best) {
+                        self.best = Some((rank, narinfo, verdict));
+                    }
+                }
+                Err(source) => {
+                    let error = Error::Untrusted { server: server.place.name().into(), source };
+                    server.refused(&error);
+                    self.failures.push((rank, error));
+                }
+            },
+            Ok(None) => {}
+            Err(Error::Baking { .. }) if self.baking[rank].0 < BAKING_TRIES => {
+                let (times, mark) = &mut self.baking[rank];
+                let pause = BAKING.0.saturating_mul(1 << (*times).min(16)).min(BAKING.1);
+                *times += 1;
+                mark.get_or_insert_with(|| server.bakes(self.hash_part));
+                self.places[rank] = Place::Beside;
+                self.asked.push(ask(rank, server, self.hash_part, self.store_dir, pause));
+            }
+            // That it is still down is nothing new.
+            Err(_) if place == Place::Probed => self.passed_over = true,
+            Err(error) => self.failures.push((rank, error)),
+        }
+    }
+
+    /// Those that had their time: for a while nobody waits for them.
+    fn give_up_waiting(&mut self) {
+        let before = self.best.as_ref().map_or(self.ranked.len(), |(rank, ..)| *rank);
+        for (server, place) in self.ranked[..before].iter().zip(&self.places) {
+            match place {
+                Place::Waited => server.late(),
+                Place::Probed => self.passed_over = true,
+                Place::Beside | Place::Done => {}
+            }
+        }
+    }
+
+    /// What it means that nobody has a good answer.
+    fn nothing(&mut self) -> Result<Answer, Error> {
+        if !self.failures.is_empty() {
+            self.failures.sort_by_key(|(rank, _)| *rank);
+            let failures = self.failures.drain(..).map(|(_, error)| error).collect();
+            return Err(Error::NoGood { hash_part: self.hash_part, failures });
+        }
+        let kept = if self.passed_over { ABSENT_WITHOUT_ALL } else { ABSENT };
+        Ok(Answer { found: None, until: Instant::now() + kept })
+    }
+}

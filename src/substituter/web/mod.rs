@@ -1,0 +1,151 @@
+//! The web as the substitute servers of this process reach it: one client, its patience, proxies, certificates,
+//! passwords.
+
+mod files;
+mod http;
+mod ipfs;
+mod netrc;
+mod proxies;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use tokio::time::timeout;
+
+pub(super) use self::files::{Files, NarUrl};
+pub use self::http::Http;
+pub use self::ipfs::{Ipfs, NotIpfs};
+pub use self::netrc::{Netrc, NetrcError};
+pub use self::proxies::Proxies;
+use super::Error;
+
+/// What an HTTP/2 server may send of one NAR before it is read: a window is what travels in one round trip, and 8 MiB
+/// are 1 Gbit/s at 65 ms.
+const STREAM_WINDOW: u32 = 8 << 20;
+/// And of all NARs on a connection.
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// How long a server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the connection, TLS included. 5 s is one lost SYN and its two repetitions.
+    pub connect: Duration,
+    /// From the request, connecting included, to the head of the answer. 10 s lets a disk spin up.
+    pub answer: Duration,
+    /// Between two pieces of a body. 10 s without a byte is a dead connection.
+    pub stall: Duration,
+    /// For the whole of a narinfo or a listing. A NAR may take as long as it comes.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(5), answer: seconds(10), stall: seconds(10), body: seconds(15) }
+    }
+}
+
+/// What all substitute servers of a process share.
+#[derive(Debug, Clone, Default)]
+pub struct WebSettings {
+    /// Passwords by host.
+    pub netrc: Netrc,
+    /// Who stands between.
+    pub proxies: Proxies,
+    /// Certificates of authorities in PEM, in place of the system's.
+    pub ca: Option<Vec<u8>>,
+    /// Who fetches `ipfs://CID`.
+    pub ipfs: Option<Ipfs>,
+    /// How long servers are waited for.
+    pub patience: Patience,
+}
+
+/// A client of the web.
+#[derive(Debug)]
+pub struct Web {
+    client: Client,
+    settings: WebSettings,
+}
+
+impl Web {
+    /// A client with these settings.
+    pub fn new(settings: WebSettings) -> Result<Self, Error> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error: reqwest::Error| Error::Web { what, source: Arc::new(error.without_url()) }
+        };
+        let certificates = settings.ca.as_deref().map(Certificate::from_pem_bundle).transpose();
+        let certificates = certificates.map_err(failed("the certificates"))?;
+        if certificates.as_ref().is_some_and(Vec::is_empty) {
+            let source = Arc::new(std::io::Error::from(std::io::ErrorKind::InvalidData));
+            return Err(Error::Web { what: "the certificates: there is none in PEM".to_owned(), source });
+        }
+        let proxies = settings.proxies.client_proxies()?;
+        let client = crate::http::client(|builder| {
+            // Of the environment only `config` knows, which has put it into the settings.
+            let builder = builder
+                .no_proxy()
+                .connect_timeout(settings.patience.connect)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+                .http2_keep_alive_interval(settings.patience.answer / 4)
+                .http2_keep_alive_timeout(settings.patience.answer / 4);
+            let builder = proxies.iter().cloned().fold(builder, ClientBuilder::proxy);
+            match &certificates {
+                Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
+                None => builder,
+            }
+        });
+        Ok(Self { client: client.map_err(failed("the HTTP client"))?, settings })
+    }
+
+    /// Sends a request of `server` and waits for the head of the answer.
+    async fn send(&self, server: &Arc<str>, request: RequestBuilder) -> Result<Response, Error> {
+        let Patience { answer, connect, .. } = self.settings.patience;
+        let timed_out = |after| Error::TimedOut { server: Arc::clone(server), after };
+        // A compressed answer would have to be told from a compressed file.
+        let request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        match timeout(answer, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_redirect() => {
+                Err(Error::Refused { server: Arc::clone(server), reason: "too many redirects".to_owned() })
+            }
+            Ok(Err(error)) if error.is_timeout() => Err(timed_out(connect)),
+            Ok(Err(error)) => Err(unavailable(server, None, error)),
+            Err(_) => Err(timed_out(answer)),
+        }
+    }
+}
+
+/// The address is left out: it may be that of a redirect, with a secret in it.
+fn unavailable(server: &Arc<str>, retry_after: Option<Duration>, error: reqwest::Error) -> Error {
+    Error::Unavailable { server: Arc::clone(server), retry_after, source: Arc::new(error.without_url()) }
+}
+
+/// What an answer means that is neither the thing nor that it is not there.
+fn refusal(server: &Arc<str>, response: &Response) -> Error {
+    let (status, server) = (response.status(), Arc::clone(server));
+    let now = status.is_server_error()
+        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+    if now {
+        let retry_after = crate::http::retry_after(response.headers());
+        return Error::Unavailable { server, retry_after, source: Arc::new(NotNow(status)) };
+    }
+    Error::Refused { server, reason: format!("HTTP status {status}") }
+}
+
+/// A status by which a server says that it cannot answer now.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {0}")]
+struct NotNow(StatusCode);
+
+/// Whether a server says that it does not have a thing. A bucket of S3 that may not be listed says 403 for what is
+/// not there, and so Nix takes it for the same.
+fn is_absent(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN)
+}

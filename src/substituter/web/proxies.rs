@@ -1,0 +1,75 @@
+//! Who stands between us and the servers.
+
+use std::fmt;
+
+use reqwest::{NoProxy, Proxy};
+
+use crate::http::without_secret;
+use crate::substituter::Error;
+
+/// Proxies, by the scheme of what is fetched: `http://HOST:PORT`, `https://...` or `socks5://...`, with a name and
+/// password if need be.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For `http://`.
+    pub http: Option<String>,
+    /// For `https://`.
+    pub https: Option<String>,
+    /// For both, where nothing else is said.
+    pub all: Option<String>,
+    /// Hosts that are reached directly, separated by commas; `*` is all of them.
+    pub no_proxy: Option<String>,
+}
+
+impl Proxies {
+    /// As the HTTP client wants them, the special ones first.
+    pub(super) fn client_proxies(&self) -> Result<Vec<Proxy>, Error> {
+        let except = self.no_proxy.as_deref().and_then(NoProxy::from_string);
+        let proxy = |url: &Option<String>, make: fn(&str) -> reqwest::Result<Proxy>| {
+            let made = url.as_deref().map(|url| {
+                let failed = |error: reqwest::Error| Error::Web {
+                    what: format!("the proxy {}", without_secret(url)),
+                    source: std::sync::Arc::new(error.without_url()),
+                };
+                make(url).map(|proxy| proxy.no_proxy(except.clone())).map_err(failed)
+            });
+            made.transpose()
+        };
+        let made = [
+            proxy(&self.http, |url| Proxy::http(url))?,
+            proxy(&self.https, |url| Proxy::https(url))?,
+            proxy(&self.all, |url| Proxy::all(url))?,
+        ];
+        Ok(made.into_iter().flatten().collect())
+    }
+}
+
+/// Without the passwords.
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |url: &Option<String>| url.as_deref().map(without_secret);
+        f.debug_struct("Proxies")
+            .field("http", &shown(&self.http))
+            .field("https", &shown(&self.https))
+            .field("all", &shown(&self.all))
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_a_proxy_is_not_shown() {
+        let hush = Some("http://me:hush@proxy:3128".to_owned());
+        let proxies = Proxies { http: hush.clone(), https: hush.clone(), all: hush, no_proxy: None };
+        assert!(!format!("{proxies:?}").contains("hush"));
+        assert_eq!(proxies.client_proxies().expect("they are good").len(), 3);
+        let bad = Proxies { all: Some("ftp://me:hush@proxy:x/".to_owned()), ..Proxies::default() };
+        let error = bad.client_proxies().expect_err("no proxy");
+        assert!(!format!("{error:?} {error}").contains("hush"), "{error:?}");
+        assert!(error.to_string().contains("proxy:x"), "{error}");
+    }
+}

@@ -1,0 +1,199 @@
+//! The NAR of a store path, for whoever passes it on: in order or in ranges, from whatever has it.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::fallback::Fallback;
+use super::inode::Occupant;
+use super::open_path::OpenPath;
+use super::sources::{FIRST, Resolved, Substitutes};
+use super::{Error, Object, Tree, Trust};
+use crate::content::Deadline;
+use crate::download::{self, Download};
+use crate::store::{HashPart, NarHash, Narinfo};
+
+/// The NAR of one store path. Its bytes are for those who check its hash themselves: those of a download are given as they arrive.
+#[derive(Debug, Clone)]
+pub struct NarStream {
+    tree: Arc<Tree>,
+    name: String,
+    size: u64,
+    nar_hash: NarHash,
+    object: Option<Arc<Object>>,
+    fallback: Option<Arc<Fallback>>,
+    /// Once the object failed, or where there is none.
+    download: Arc<Mutex<Option<Arc<Download>>>>,
+}
+
+impl NarStream {
+    /// Bytes of the NAR.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its SHA-256.
+    pub fn nar_hash(&self) -> NarHash {
+        self.nar_hash
+    }
+
+    /// The bytes of `range`, which must lie within the NAR. What fails in the ERIS content comes from a download, in mid-stream.
+    pub async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
+        let bytes = self.read_either(range, deadline).await?;
+        self.tree.count_read(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn read_either(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
+        let mut failure = None;
+        if let Some(object) = self.object.as_ref().filter(|_| self.under_way().is_none()) {
+            let patience = if self.fallback.is_some() { deadline.share(FIRST) } else { deadline };
+            match object.read_range(range.clone(), self.tree.frames(), patience).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(source) => failure = Some(Error::Read { name: self.name.clone(), source }),
+            }
+        }
+        let Some(fallback) = &self.fallback else {
+            let name = self.name.clone();
+            return Err(failure.unwrap_or(Error::NoBinding { name, found: "no ERIS content".into() }));
+        };
+        if let Some(error) = &failure {
+            tracing::warn!("{error}; the rest of its NAR comes from a download");
+        }
+        match self.read_download(fallback, range, deadline).await {
+            Ok(bytes) => Ok(bytes),
+            Err(nar) => Err(match failure {
+                Some(eris) => Error::Neither { eris: Box::new(eris), nar },
+                None => Error::Download(nar),
+            }),
+        }
+    }
+
+    /// Bytes of the download, which is started again where what had come is gone.
+    async fn read_download(
+        &self,
+        fallback: &Fallback,
+        range: Range<u64>,
+        deadline: Deadline,
+    ) -> Result<Bytes, download::Error> {
+        let mut is_first = true;
+        loop {
+            let download = match self.under_way() {
+                Some(download) => download,
+                None => {
+                    let download = fallback.start(deadline).await;
+                    *self.download.lock().expect("no panic while held") = Some(download.clone());
+                    download
+                }
+            };
+            match download.read(range.clone(), deadline).await {
+                Err(download::Error::Evicted { .. } | download::Error::Unwanted { .. }) if is_first => {
+                    *self.download.lock().expect("no panic while held") = None;
+                    is_first = false;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn under_way(&self) -> Option<Arc<Download>> {
+        self.download.lock().expect("no panic while held").clone()
+    }
+}
+
+impl Tree {
+    /// The narinfo of a store path as its catalog or server has it, byte for byte; `None` if there is no such path.
+    pub async fn narinfo(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Narinfo>>, Error> {
+        let resolved = self.objects.sources.resolve(hash_part, deadline).await?;
+        Ok(resolved.map(|resolved| resolved.narinfo))
+    }
+
+    /// The store path with this hash part, if it is open or can be opened without reading all of it; else `None`.
+    pub async fn object_in_parts(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Object>>, Error> {
+        let sources = &self.objects.sources;
+        let Some(resolved) = sources.resolve(hash_part, deadline).await? else { return Ok(None) };
+        match self.open_lazily(&resolved, deadline).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if sources.substitutes.is_none() => Err(error),
+            Err(error) => {
+                tracing::debug!("{error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The NAR of a store path, from its ERIS content as far as that goes, else from a download; `None` if there is no such path.
+    pub async fn archive(
+        self: &Arc<Self>,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<NarStream>, Error> {
+        let sources = &self.objects.sources;
+        let Some(resolved) = sources.resolve(hash_part, deadline).await? else { return Ok(None) };
+        let (object, fallback) = match (self.open_lazily(&resolved, deadline).await, &sources.substitutes) {
+            (Ok(object), _) => {
+                let fallback = object.fallback().cloned();
+                (Some(object), fallback)
+            }
+            (Err(error), None) => return Err(error),
+            (Err(_), Some(substitutes)) => (None, Some(self.whole(substitutes, &resolved, deadline).await?)),
+        };
+        let narinfo = &resolved.narinfo;
+        Ok(Some(NarStream {
+            tree: self.clone(),
+            name: narinfo.store_path().to_string(),
+            size: narinfo.nar_size(),
+            nar_hash: narinfo.nar_hash(),
+            object,
+            fallback,
+            download: Arc::default(),
+        }))
+    }
+
+    /// The object of a store path, if it is open or can be opened without reading all of it.
+    async fn open_lazily(&self, resolved: &Resolved, deadline: Deadline) -> Result<Arc<Object>, Error> {
+        let objects = &self.objects;
+        let path = resolved.narinfo.store_path().clone();
+        let facts = match resolved.trust {
+            Trust::Catalog => {
+                objects.sources.find(path.hash_part(), deadline).await?.and_then(|(_, facts)| facts)
+            }
+            _ => None,
+        };
+        let slot = objects.occupants.slot(Occupant::Path { path, facts });
+        if let Some(object) = objects.opened(slot) {
+            return Ok(object);
+        }
+        let (fetch, substitutes) = (&objects.fetch, objects.sources.substitutes.as_ref());
+        let open = OpenPath { fetch, substitutes, resolved, facts, deadline };
+        Ok(objects.keep(slot, Arc::new(open.lazily().await?)))
+    }
+
+    /// The download of a NAR. What nobody signed is never passed on unhashed: where no server offers the NAR, it is hashed first.
+    async fn whole(
+        &self,
+        substitutes: &Substitutes,
+        resolved: &Resolved,
+        deadline: Deadline,
+    ) -> Result<Arc<Fallback>, Error> {
+        let signed = Fallback::new(substitutes, resolved, &self.objects.fetch, resolved.bound.iter(), false);
+        if signed.has_sources(deadline).await || resolved.unbound.is_empty() {
+            return Ok(signed);
+        }
+        let all = resolved.bound.iter().chain(&resolved.unbound);
+        let all = Fallback::new(substitutes, resolved, &self.objects.fetch, all, false);
+        match all.archive(deadline).await {
+            Ok(_) => Ok(all),
+            Err(error) => Err(Error::Download(error)),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! In front of substitute servers that know nothing of blocks: what is passed on, what is kept, and what their faults do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use erisfs::block::{BlockStore, Disk, DiskSettings, Memory, Stack, StackSettings};
+use erisfs::content::Fetch;
+use erisfs::download::{Downloads, Verified};
+use erisfs::nar::{Listing, dump};
+use erisfs::serve::{Limits, PutPolicy, Service};
+use erisfs::store::narinfo::Download;
+use erisfs::store::trust::TrustedKeys;
+use erisfs::store::{NarHash, Narinfo, StoreDir, StorePath};
+use erisfs::substituter::{self, Policy, SetSettings, Substituters, Unsigned, Web, WebSettings};
+use erisfs::tree::{Settings, Sources, Substitutes, Tree};
+use futures::future::join_all;
+use reqwest::{Response, StatusCode};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::origin::{Fault, Link, Origin};
+use super::{SOON, client, header, specimen, start};
+
+const PATH: &str = "0c9hs37wsa5n5xl29b3l4fzzx8apb35v-specimen-1.0";
+/// What somebody waits who has better things to do.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A NAR of several pieces, and what an unsigned narinfo says of it.
+struct Package {
+    nar: Vec<u8>,
+    narinfo: Narinfo,
+}
+
+impl Package {
+    fn new() -> Self {
+        let mut nar = Vec::new();
+        dump(specimen(3_000_000).path(), &mut nar).unwrap();
+        let path: StorePath = PATH.parse().unwrap();
+        let download = Download {
+            url: "nar/file.nar.zst".into(),
+            compression: Some("zstd".into()),
+            file_hash: None,
+            file_size: None,
+        };
+        let narinfo = Narinfo::builder(StoreDir::nix(), path, NarHash::of(&nar), nar.len() as u64);
+        Package { narinfo: narinfo.download(download).build().unwrap(), nar }
+    }
+
+    /// A binary cache that has it, or says so.
+    fn cache(&self, nar: &[u8]) -> Origin {
+        let origin = Origin::start(Arc::new(Memory::new()), Link::LOOPBACK);
+        origin.add_file("nix-cache-info", "StoreDir: /nix/store\nPriority: 30\n");
+        origin.add_file(&format!("{}.narinfo", self.hash_part()), self.narinfo.as_str().to_owned());
+        origin.add_file("nar/file.nar.zst", zstd::encode_all(nar, 1).unwrap());
+        origin
+    }
+
+    fn hash_part(&self) -> String {
+        self.narinfo.store_path().hash_part().to_string()
+    }
+
+    fn targets(&self) -> (String, String) {
+        (format!("/{}.narinfo", self.hash_part()), format!("/nar/{}.nar", self.hash_part()))
+    }
+}
+
+/// A server in front of others, with a cache of its own.
+struct Front {
+    url: String,
+    running: JoinHandle<()>,
+    _shutdown: oneshot::Sender<()>,
+    _cache: TempDir,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Front {
+    async fn of(upstreams: &[&Origin]) -> Self {
+        Self::limited(upstreams, Limits::default()).await
+    }
+
+    async fn limited(upstreams: &[&Origin], limits: Limits) -> Self {
+        // Only the first call of this process installs it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let web = Arc::new(Web::new(WebSettings::default()).unwrap());
+        let servers = upstreams.iter().map(|origin| substituter::open(&origin.url(), &web).unwrap());
+        let policy = Policy { keys: TrustedKeys::default(), unsigned: Unsigned::CheckHash };
+        let substituters = Substituters::new(servers.collect(), Vec::new(), policy, SetSettings::default());
+        let cache = TempDir::new().unwrap();
+        let disk_settings = DiskSettings { size: 64 << 20, free_floor: 0, resize: true };
+        let disk = Disk::open(cache.path(), disk_settings).unwrap();
+        let verified = Verified::open(&cache.path().join("verified"));
+        let substitutes = Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified));
+        let urls = [format!("cache:{}", cache.path().display())];
+        let settings = StackSettings { memory_bytes: 32 << 20, disk: None, reseed: Vec::new() };
+        let store: Arc<dyn BlockStore> = Stack::open(&urls, settings).unwrap().store();
+        let sources = Sources { substitutes: Some(substitutes), ..Sources::default() };
+        let tree = Arc::new(Tree::new(Fetch::new(store.clone(), 1 << 20), sources, Settings::default()));
+        let service = Service { store, tree: Some(tree), put: PutPolicy::Refuse, limits };
+        let (address, shutdown, running) = start(service).await;
+        Front { url: format!("http://{address}"), running, _shutdown: shutdown, _cache: cache }
+    }
+
+    async fn get(&self, target: &str) -> Response {
+        client().get(format!("{}{target}", self.url)).send().await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narinfo_leads_here_and_its_nar_comes_from_the_server_behind() {
+    let package = Package::new();
+    let upstream = package.cache(&package.nar);
+    let front = Front::of(&[&upstream]).await;
+    let (narinfo, nar) = package.targets();
+    let text = front.get(&narinfo).await.text().await.unwrap();
+    assert_eq!(text, package.narinfo.redirected(&nar[1..]).unwrap().as_str());
+    let answer = front.get(&nar).await;
+    assert_eq!(header(&answer, "etag"), format!("\"{}\"", NarHash::of(&package.nar)));
+    assert!(answer.bytes().await.unwrap() == package.nar[..]);
+    let part = client().get(format!("{}{nar}", front.url)).header("Range", "bytes=2000000-2000099");
+    let part = part.send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(part.bytes().await.unwrap() == package.nar[2_000_000..2_000_100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_speaks_for_those_behind_it() {
+    let package = Package::new();
+    let upstream = package.cache(&package.nar);
+    let front = Front::of(&[&upstream]).await;
+    let info = front.get("/nix-cache-info").await.text().await.unwrap();
+    assert_eq!(info, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n");
+    let absent = front.get("/1c9hs37wsa5n5xl29b3l4fzzx8apb35v.narinfo").await;
+    assert_eq!((absent.status(), header(&absent, "cache-control")), (StatusCode::NOT_FOUND, "max-age=60"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_clients_of_one_nar_cost_one_download() {
+    let package = Package::new();
+    let upstream = package.cache(&package.nar);
+    upstream.set_link(Link::new(20, Some(20_000_000)));
+    let front = Front::of(&[&upstream]).await;
+    let (_, nar) = package.targets();
+    let file = zstd::encode_all(&package.nar[..], 1).unwrap().len() as u64;
+    let answers = join_all((0..100).map(async |_| front.get(&nar).await.bytes().await.unwrap())).await;
+    assert!(answers.iter().all(|bytes| *bytes == package.nar));
+    let seen = upstream.seen();
+    // Beside the file: what the server says of itself, and the narinfo.
+    assert!((file..file + 4096).contains(&seen.bytes), "{seen:?}, a file of {file} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_is_there_when_the_server_behind_is_gone() {
+    let package = Package::new();
+    let upstream = package.cache(&package.nar);
+    let front = Front::of(&[&upstream]).await;
+    let (narinfo, nar) = package.targets();
+    let listing = narinfo.replace(".narinfo", ".ls");
+    assert_eq!(front.get(&listing).await.status(), StatusCode::NOT_FOUND, "nothing is known of it yet");
+    assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
+    upstream.break_with(Fault::Refused);
+    assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
+    assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+    let json = front.get(&listing).await.bytes().await.unwrap();
+    let listing = Listing::from_json(&json[..], Some(package.nar.len() as u64)).unwrap();
+    assert!(listing.resolve(b"bin/tool").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_nar_never_ends_and_the_next_server_is_asked() {
+    let package = Package::new();
+    let mut wrong = package.nar.clone();
+    let middle = wrong.len() / 2;
+    wrong[middle] ^= 1;
+    let (liar, honest) = (package.cache(&wrong), package.cache(&package.nar));
+    let front = Front::of(&[&liar, &honest]).await;
+    let (_, nar) = package.targets();
+    let begun = Instant::now();
+    while begun.elapsed() < SOON {
+        let answer = front.get(&nar).await;
+        if answer.status() == StatusCode::OK
+            && let Ok(bytes) = answer.bytes().await
+        {
+            assert!(bytes == package.nar, "what ends is right");
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the server that has the right NAR is never asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_nar_without_another_is_an_error_every_time() {
+    let package = Package::new();
+    let mut wrong = package.nar.clone();
+    let last = wrong.len() - 20;
+    wrong[last] ^= 1;
+    let upstream = package.cache(&wrong);
+    let front = Front::of(&[&upstream]).await;
+    let (_, nar) = package.targets();
+    for _ in 0..3 {
+        let answer = front.get(&nar).await;
+        let failed = answer.status().is_server_error() || answer.bytes().await.is_err();
+        assert!(failed);
+    }
+    assert!(upstream.seen().bytes > wrong.len() as u64 / 2, "it was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_behind_delays_an_answer_by_a_bounded_time() {
+    let package = Package::new();
+    let upstream = package.cache(&package.nar);
+    let limits = Limits { lookup: PATIENCE, fetch: PATIENCE, ..Limits::default() };
+    let front = Front::limited(&[&upstream], limits).await;
+    let (narinfo, nar) = package.targets();
+    upstream.break_with(Fault::Silent);
+    let begun = Instant::now();
+    let answer = front.get(&narinfo).await;
+    assert_eq!((answer.status(), header(&answer, "cache-control")), (StatusCode::NOT_FOUND, "max-age=10"));
+    let asked_once_more = Instant::now();
+    assert_eq!(front.get(&narinfo).await.status(), StatusCode::NOT_FOUND);
+    assert!(asked_once_more.elapsed() < PATIENCE, "who asks for many waits for the first");
+    assert_eq!(front.get("/nix-cache-info").await.status(), StatusCode::NOT_FOUND);
+    upstream.heal();
+    assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+    upstream.break_with(Fault::Silent);
+    assert!(front.get(&nar).await.status().is_server_error());
+    assert!(begun.elapsed() < 5 * PATIENCE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_in_the_middle_is_mended_by_the_next_server() {
+    let package = Package::new();
+    let (first, second) = (package.cache(&package.nar), package.cache(&package.nar));
+    let front = Front::of(&[&first, &second]).await;
+    let (narinfo, nar) = package.targets();
+    assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+    first.break_with(Fault::Truncated);
+    assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
+}

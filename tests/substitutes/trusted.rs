@@ -1,0 +1,223 @@
+//! Each rule of trust, as the view keeps it.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use erisfs::block::Faulty;
+use erisfs::eris::BlockSize;
+use erisfs::nar::dump;
+use erisfs::nar::seekable::{Packer, Settings, Tail};
+use erisfs::store::ed25519::{self, SecretKey};
+use erisfs::store::trust::TrustedKeys;
+use erisfs::store::{StorePath, guix};
+use erisfs::substituter::{Policy, Unsigned};
+use erisfs::tree::{Catalogs, Error};
+
+use crate::scene::{Scene, key, soon, specimen, with_eris};
+
+const GUIX_KEY: &str = include_str!("../samples/guix/test-signing-key.sec");
+
+#[tokio::test]
+async fn a_content_that_is_bound_is_read_without_its_nar() {
+    let scene = Scene::new().bound();
+    let tree = scene.tree();
+    scene.assert_whole(&tree).await;
+    assert_eq!(scene.xattr(&tree, "trust").await, "bound by cache-1");
+    assert_eq!(scene.xattr(&tree, "source").await, "eris");
+    assert_eq!(scene.place.nar_requests(), 0);
+}
+
+#[tokio::test]
+async fn a_cache_without_eris_is_read_from_one_download() {
+    let scene = Scene::new();
+    scene.tell(key().sign_narinfo(&scene.plain()).unwrap());
+    let tree = scene.tree();
+    scene.assert_whole(&tree).await;
+    assert_eq!(scene.xattr(&tree, "trust").await, "hashed; NarHash signed by cache-1");
+    assert_eq!(scene.xattr(&tree, "source").await, "nar");
+    // Nor is it downloaded again by the next one who looks.
+    scene.assert_whole(&scene.tree()).await;
+    assert_eq!((scene.place.nar_requests(), scene.counted.counts().requests()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_nar_that_is_not_what_was_signed_is_not_shown() {
+    let mut scene = Scene::new();
+    scene.tell(key().sign_narinfo(&scene.plain()).unwrap());
+    let place = scene.nar.windows(5).position(|bytes| bytes == b"hello").unwrap();
+    scene.nar[place] = b'j';
+    scene.place.give(crate::scene::URL, scene.nar.clone());
+    let error = scene.top(&scene.tree()).await.unwrap_err();
+    assert!(error.to_string().contains("hash"), "{error}");
+}
+
+/// Nothing of the path may be shown, and it is not as if there were no such path.
+async fn assert_refused(scene: &Scene, reason: &str) {
+    let error = scene.top(&scene.tree()).await.unwrap_err();
+    assert!(matches!(error, Error::Lookup(_)) && error.to_string().contains(reason), "{error}");
+    assert_eq!((scene.place.nar_requests(), scene.counted.counts().requests()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_unsigned_narinfo_is_refused() {
+    let scene = Scene::new();
+    scene.tell(scene.with_eris());
+    assert_refused(&scene, "no signature").await;
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_trusts_is_refused() {
+    let scene = Scene::new();
+    let other = SecretKey::from_seed("other-1", &[8; 32]).unwrap();
+    scene.tell(other.sign_narinfo(&scene.with_eris()).unwrap());
+    assert_refused(&scene, "other-1").await;
+}
+
+#[tokio::test]
+async fn a_key_with_the_name_of_a_trusted_one_is_refused() {
+    let scene = Scene::new();
+    let other = SecretKey::from_seed(key().public_key().name(), &[8; 32]).unwrap();
+    scene.tell(other.sign_narinfo(&scene.with_eris()).unwrap());
+    assert_refused(&scene, "cache-1 is wrong").await;
+}
+
+#[tokio::test]
+async fn the_narinfo_of_another_path_is_refused() {
+    let mut scene = Scene::new();
+    let other: StorePath = scene.shelf.add("other", specimen().path());
+    let narinfo = key().sign_narinfo(scene.shelf.narinfo(&other)).unwrap();
+    scene.tell(narinfo);
+    assert_refused(&scene, &other.hash_part().to_string()).await;
+}
+
+#[tokio::test]
+async fn insecure_believes_what_nobody_signed() {
+    let scene = Scene::new();
+    scene.tell(scene.with_eris());
+    let tree = scene.tree_of(Catalogs::default(), scene.substitutes(Unsigned::Believe));
+    scene.assert_whole(&tree).await;
+    assert_eq!(scene.xattr(&tree, "trust").await, "insecure");
+    assert_eq!(scene.place.nar_requests(), 0);
+}
+
+#[tokio::test]
+async fn a_content_that_was_not_signed_is_hashed_whole_once() {
+    let scene = Scene::new().unbound();
+    // No server has the NAR.
+    scene.place.lose();
+    let tree = scene.tree();
+    scene.assert_whole(&tree).await;
+    assert_eq!(scene.xattr(&tree, "trust").await, "hashed; NarHash signed by cache-1");
+    assert_eq!(scene.xattr(&tree, "source").await, "eris");
+    // The next one only looks at its end.
+    let before = scene.counted.counts().requests();
+    scene.top(&scene.tree()).await.unwrap().unwrap();
+    assert!(scene.counted.counts().requests() - before < before / 2);
+}
+
+#[tokio::test]
+async fn the_urn_of_another_path_under_a_valid_signature_shows_nothing_of_that_path() {
+    let mut scene = Scene::new();
+    let other_tree = specimen();
+    std::fs::write(other_tree.path().join("bin/tool"), "#!/bin/sh\necho evil!\n").unwrap();
+    let other = scene.shelf.add("other", other_tree.path());
+    let theirs = key().sign_narinfo(scene.shelf.narinfo(&other)).unwrap();
+    let binding = theirs.field(ed25519::ERIS_SIG).unwrap().value.to_owned();
+    let ours = key().sign_narinfo(&scene.plain()).unwrap();
+    let mixed = with_eris(&ours, &theirs.eris()[0].urn).with_line(ed25519::ERIS_SIG, &binding).unwrap();
+    scene.tell(mixed);
+    let tree = scene.tree();
+    scene.assert_whole(&tree).await;
+    assert_eq!(scene.xattr(&tree, "source").await, "nar");
+}
+
+#[tokio::test]
+async fn fields_below_the_signature_of_guix_bind_nothing() {
+    let scene = Scene::new();
+    let secret = guix::SecretKey::parse(GUIX_KEY).unwrap();
+    let keys = TrustedKeys { nix: Vec::new(), guix: vec![*secret.public_key()] };
+    let urn = &scene.shelf.narinfo(&scene.path).eris()[0].urn;
+    for (narinfo, trust) in [
+        (guix::sign(&scene.with_eris(), "example.org", &secret).unwrap(), "bound by "),
+        (
+            with_eris(&guix::sign(&scene.plain(), "example.org", &secret).unwrap(), urn),
+            "hashed; NarHash signed by ",
+        ),
+    ] {
+        scene.tell(narinfo);
+        let policy = Policy { keys: keys.clone(), unsigned: Unsigned::Refuse };
+        let tree = scene.tree_of(Catalogs::default(), scene.substitutes_by(policy));
+        scene.assert_whole(&tree).await;
+        let shown = scene.xattr(&tree, "trust").await;
+        assert_eq!(shown, format!("{trust}{}", secret.public_key()));
+    }
+}
+
+/// The archive of the scene with the listing of another tree, whose bytes have the same places.
+fn with_a_false_listing(scene: &Scene) -> Vec<u8> {
+    let pack = |path: &std::path::Path| {
+        let mut object = Vec::new();
+        let mut packer = Packer::with(&mut object, Settings { frame_size: 64 << 10, level: 3 });
+        dump(path, &mut packer).unwrap();
+        packer.finish().unwrap();
+        let Tail::Seekable { listing: Some(listing), .. } =
+            Tail::parse(&object, object.len() as u64).unwrap()
+        else {
+            panic!("it has a listing")
+        };
+        (object, listing)
+    };
+    let (mut object, at) = pack(scene.disk.path());
+    for name in ('a'..='z').flat_map(|last| ('a'..='z').map(move |other| format!("e{other}pt{last}"))) {
+        let other = specimen();
+        std::fs::rename(other.path().join("share/empty"), other.path().join("share").join(&name)).unwrap();
+        let (forged, there) = pack(other.path());
+        if name != "empty" && at.end - at.start == there.end - there.start {
+            let bytes = &forged[there.start as usize..there.end as usize];
+            object[at.start as usize..at.end as usize].copy_from_slice(bytes);
+            return object;
+        }
+    }
+    panic!("one of the names compresses as well as the true one");
+}
+
+#[tokio::test]
+async fn a_listing_that_is_not_that_of_the_nar_is_not_shown() {
+    let scene = Scene::new();
+    let object = with_a_false_listing(&scene);
+    let urn = scene.shelf.put(&object, BlockSize::Large).to_string();
+    let signed = key().sign_narinfo(&scene.plain()).unwrap();
+    scene.tell(with_eris(&signed, &urn));
+    let tree = scene.tree();
+    scene.assert_whole(&tree).await;
+    assert_eq!((scene.xattr(&tree, "source").await, scene.place.nar_requests()), ("nar".into(), 1));
+}
+
+#[tokio::test]
+async fn a_bound_content_whose_listing_is_not_that_of_the_nar_is_never_mixed_with_it() {
+    let scene = Scene::new();
+    let object = with_a_false_listing(&scene);
+    let urn = scene.shelf.put(&object, BlockSize::Large).to_string();
+    scene.tell(key().sign_narinfo(&with_eris(&scene.plain(), &urn)).unwrap());
+    let tree = scene.tree();
+    scene.top(&tree).await.unwrap().unwrap();
+    scene.fault.set_all(Faulty::Missing);
+    let error = scene.read(&tree, "share/first", soon()).await.unwrap_err();
+    assert!(error.to_string().contains("not have the same tree"), "{error}");
+}
+
+#[tokio::test]
+async fn what_no_server_has_is_missing_and_what_could_not_be_asked_for_is_an_error() {
+    let scene = Scene::new();
+    assert_eq!(scene.top(&scene.tree()).await.unwrap(), None);
+    scene.place.is_down.store(true, SeqCst);
+    assert!(matches!(scene.top(&scene.tree()).await, Err(Error::Lookup(_))));
+}
+
+#[tokio::test]
+async fn another_name_for_the_same_hash_is_missing() {
+    let scene = Scene::new().bound();
+    let tree = scene.tree();
+    let other = format!("{}-other", scene.path.hash_part());
+    let root = erisfs::tree::Inode::ROOT;
+    assert_eq!(tree.lookup(root, other.as_bytes(), soon()).await.unwrap(), None);
+}
