@@ -158,7 +158,7 @@ pub enum Error {
         reason: String,
     },
     /// What all clients should use (a proxy, certificates) cannot be used.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", Chain(source.as_ref()))]
     Web {
         /// What it is, such as `the proxy http://host:3128`.
         what: String,
