@@ -13,8 +13,8 @@ use super::{Set, Standing};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::Error;
 
-/// How much longer than the server overlays are waited for, where nothing but the whole NAR could be read without them: fetching that takes
-/// longer still.
+/// How much longer than the server overlays are waited for, where nothing but the whole NAR could be read without
+/// them: fetching that takes longer still.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// All overlays, asked for one hash part.
@@ -67,8 +67,8 @@ impl Overlays {
         self.answers[index] = answer.map_or(Answer::Missing, Answer::Came);
     }
 
-    /// Adds what the overlays have, which are waited for a little, unless the narinfo itself says all that is needed. Tells whether none of them may
-    /// have more to say.
+    /// Adds what the overlays have, which are waited for a little, unless the narinfo itself says all that is needed.
+    /// Tells whether none of them may have more to say.
     pub(super) async fn add(
         mut self,
         set: &Set,

@@ -21,13 +21,14 @@ use crate::store::narinfo;
 use crate::store::{HashPart, Narinfo};
 use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, bad_url, info};
 
-/// Narinfos and listings that are asked for at the same time; more wait their turn. As many connections to a server of HTTP/1.
+/// Narinfos and listings that are asked for at the same time; more wait their turn. As many connections to a server
+/// of HTTP/1.
 const IN_FLIGHT: usize = 32;
 
 /// A substitute server of Nix or Guix: `http://HOST/PREFIX` or `https://...`.
 ///
-/// A name and a password in the URL, else those that the netrc file has for its host, are sent to this server and to no other, wherever a
-/// narinfo or a redirect leads. A password without a name is sent as a bearer token.
+/// A name and a password in the URL, else those that the netrc file has for its host, are sent to this server and to
+/// no other, wherever a narinfo or a redirect leads. A password without a name is sent as a bearer token.
 pub struct Http {
     /// Without a secret; ends with a slash.
     base: Url,
