@@ -73,7 +73,8 @@ fn decode(source: &InMemory) -> Duration {
 async fn download(source: &InMemory, wanted: &Wanted) -> Duration {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let size = 8 * wanted.nar_size.max(DiskSettings::MIN_SIZE);
-    let disk = Disk::open(dir.path(), DiskSettings { size, free_floor: 0, resize: true }).expect("a good size");
+    let disk =
+        Disk::open(dir.path(), DiskSettings { size, free_floor: 0, resize: true }).expect("a good size");
     let downloads = Downloads::new(disk, Verified::open(&dir.path().join("verified")));
     let start = Instant::now();
     let wanted = Wanted { sources: vec![Arc::new(source.clone())], ..wanted.clone() };
@@ -105,7 +106,13 @@ async fn main() -> io::Result<()> {
         }
         let (alone, whole) = (median(alone), median(whole));
         let rate = |seconds: f64| nar_size as f64 / 1e6 / seconds;
-        println!("{:6} {:16.0} {:16.0} {:6.2}", compression.to_string(), rate(alone), rate(whole), whole / alone);
+        println!(
+            "{:6} {:16.0} {:16.0} {:6.2}",
+            compression.to_string(),
+            rate(alone),
+            rate(whole),
+            whole / alone
+        );
     }
     Ok(())
 }
