@@ -104,9 +104,7 @@ impl Index {
 /// Prints each file with its URN.
 fn list(index: &Path) -> anyhow::Result<()> {
     let Some(index) = block::Index::open(index)? else { return Ok(()) };
-    index.for_each(|file| {
-        Ok::<_, anyhow::Error>(print(format_args!("{}  {}", file.capability, file.path.display()))?)
-    })
+    index.for_each(|file| print(format_args!("{}  {}", file.capability, file.path.display())))
 }
 
 /// The index of a directory in the user's cache directory.
