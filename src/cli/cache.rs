@@ -46,7 +46,7 @@ enum Action {
         json: bool,
     },
     /// Fetch store paths, and keep them until they are unpinned
-    Pin(Bring),
+    Pin(Box<Bring>),
     /// Take a pin away; its blocks stay until they are evicted
     Unpin {
         /// The name that `list` shows

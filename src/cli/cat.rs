@@ -27,7 +27,7 @@ impl Cat {
     async fn copy(&self, session: &Session) -> anyhow::Result<()> {
         let opened = self.look.open(session).await?;
         let tree = &opened.tree;
-        let file = self.look.find(session, &tree, &self.path).await?;
+        let file = self.look.find(session, tree, &self.path).await?;
         match file.kind {
             Kind::Regular | Kind::Executable => {}
             Kind::Directory => return Err(anyhow!("{} is a directory: try ls", self.path.display())),

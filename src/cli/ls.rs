@@ -37,9 +37,9 @@ impl Ls {
         let path = self.path.as_deref().unwrap_or(OsStr::new(""));
         let opened = self.look.open(session).await?;
         let tree = &opened.tree;
-        let top = self.look.find(session, &tree, path).await?;
+        let top = self.look.find(session, tree, path).await?;
         if top.kind != Kind::Directory {
-            return self.line(session, &tree, &text(path.as_bytes()), &top).await;
+            return self.line(session, tree, &text(path.as_bytes()), &top).await;
         }
         let path = text(path.as_bytes());
         let mut folders = vec![(path.trim_end_matches('/').to_owned(), top.inode)];
@@ -51,7 +51,7 @@ impl Ls {
                 print(format_args!("{blank}{shown}:"))?;
             }
             first = false;
-            let mut below = self.list_directory(session, &tree, &path, inode).await?;
+            let mut below = self.list_directory(session, tree, &path, inode).await?;
             below.reverse();
             folders.extend(below);
         }

@@ -28,7 +28,7 @@ impl Stat {
     async fn tell(&self, session: &Session) -> anyhow::Result<()> {
         let opened = self.look.open(session).await?;
         let tree = &opened.tree;
-        let attr = self.look.find(session, &tree, &self.path).await?;
+        let attr = self.look.find(session, tree, &self.path).await?;
         let target = match attr.kind {
             Kind::Symlink => Some(tree.read_link(attr.inode, self.look.deadline(session)).await?),
             _ => None,

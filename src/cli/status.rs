@@ -116,6 +116,27 @@ struct Memory {
 struct Tree {
     read_bytes: u64,
     frames: Frames,
+    servers: Vec<Server>,
+    downloads: Vec<Download>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Server {
+    name: String,
+    state: String,
+    asked: u64,
+    had: u64,
+    refused: u64,
+    failed: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Download {
+    name: String,
+    arrived: u64,
+    nar_size: u64,
+    source: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +175,8 @@ impl Shown {
             ),
         ];
         self.blocks.sources.iter().for_each(|source| source.tell(&mut lines));
+        self.tree.servers.iter().for_each(|server| server.tell(&mut lines));
+        self.tree.downloads.iter().for_each(|download| download.tell(&mut lines));
         lines.push(match &self.blocks.disk {
             None => "  disk      no cache".into(),
             Some(disk) => disk.text(),
@@ -217,6 +240,32 @@ impl Source {
         if let Some(error) = &self.last_error {
             lines.push(format!("    last error: {error}"));
         }
+    }
+}
+
+impl Server {
+    fn tell(&self, lines: &mut Vec<String>) {
+        lines.push(format!("  server    {}", self.name));
+        lines.push(format!(
+            "            {}: {} narinfos of {} asked for, {} refused, {} errors",
+            self.state,
+            HumanCount(self.had),
+            HumanCount(self.asked),
+            HumanCount(self.refused),
+            HumanCount(self.failed)
+        ));
+        if let Some(error) = &self.last_error {
+            lines.push(format!("    last error: {error}"));
+        }
+    }
+}
+
+impl Download {
+    fn tell(&self, lines: &mut Vec<String>) {
+        lines.push(format!("  download  {}", self.name));
+        let source = self.source.as_ref().map(|source| format!(" from {source}"));
+        let (arrived, size) = (DecimalBytes(self.arrived), DecimalBytes(self.nar_size));
+        lines.push(format!("            {arrived} of {size}{}", source.unwrap_or_default()));
     }
 }
 

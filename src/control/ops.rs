@@ -124,7 +124,10 @@ impl Daemon {
             },
         };
         let located = located.map_err(|error| not_known(path, &error))?;
-        let located = located.ok_or_else(|| format!("{path}: there is no such file"))?;
+        let located = located.ok_or_else(|| match self.process.tree.has_substituters() {
+            true => format!("{path}: nothing is known of it here before its store path is opened"),
+            false => format!("{path}: there is no such file"),
+        })?;
         let why = tokio::task::spawn_blocking(move || Why::of(&located, &tree, &stack));
         let why = why.await.map_err(|error| error.to_string())?;
         to_value(why.ok_or_else(|| {
@@ -136,7 +139,7 @@ impl Daemon {
 /// That a file cannot be told about without fetching.
 fn not_known(path: &str, error: &tree::Error) -> String {
     match error {
-        tree::Error::Read { .. } | tree::Error::Catalog { .. } => {
+        tree::Error::Read { .. } | tree::Error::Catalog { .. } | tree::Error::Lookup(_) => {
             format!("{path}: nothing is known of it here before its store path is opened: {error}")
         }
         error => format!("{path}: {error}"),

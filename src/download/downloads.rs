@@ -116,6 +116,17 @@ impl Downloads {
         download
     }
 
+    /// Each download that has not ended, by its name.
+    pub fn under_way(&self) -> Vec<(String, Progress)> {
+        let known = self.known();
+        let downloads = known.values().map(|entry| &entry.download);
+        let under_way = downloads.filter(|download| download.outcome().is_none());
+        let mut under_way: Vec<_> =
+            under_way.map(|download| (download.name().to_owned(), download.progress())).collect();
+        under_way.sort_by(|(one, _), (other, _)| one.cmp(other));
+        under_way
+    }
+
     /// Reads the whole NAR from a source, checks size and hash, and gives its tree. Nothing is kept.
     pub async fn check(
         &self,

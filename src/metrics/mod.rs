@@ -127,7 +127,13 @@ mod tests {
         Snapshot {
             uptime_seconds: 1.5,
             blocks: StackStatus { sources: vec![source], disk: None, memory },
-            tree: TreeStatus { read_bytes: 32768, frames, in_flight: Default::default() },
+            tree: TreeStatus {
+                read_bytes: 32768,
+                frames,
+                in_flight: Default::default(),
+                servers: Vec::new(),
+                downloads: Vec::new(),
+            },
             requests: requests.status(),
             ratios: Ratios { frame_hits: None, memory_hits: None, disk_hits: None, amplification: None },
         }

@@ -100,11 +100,6 @@ impl Fallback {
         Arc::ptr_eq(content.fetch(), self.substitutes.downloads.fetch())
     }
 
-    /// Whether anybody has the NAR, as far as that can be known before it is asked for.
-    pub(super) async fn has_sources(&self, deadline: Deadline) -> bool {
-        !self.sources(deadline).await.is_empty()
-    }
-
     /// Why the ERIS content is not asked any more; `None` while it is.
     pub(super) fn given_up(&self) -> Option<content::Error> {
         self.given_up.lock().expect("no panic while held").clone()

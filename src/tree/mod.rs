@@ -34,7 +34,7 @@ pub use plan::{FilePlan, Located};
 pub use read_dir::DirEntry;
 pub use sources::{Resolved, Sources, Substitutes};
 pub use trust::Trust;
-pub use view::{Tree, TreeStatus};
+pub use view::{DownloadStatus, Tree, TreeStatus};
 pub use xattr::XATTR_PREFIX;
 
 use std::path::PathBuf;

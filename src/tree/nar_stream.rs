@@ -12,6 +12,7 @@ use super::sources::{FIRST, Resolved, Substitutes};
 use super::{Error, Object, Tree, Trust};
 use crate::content::Deadline;
 use crate::download::{self, Download};
+use crate::store::narinfo::ErisBinding;
 use crate::store::{HashPart, NarHash, Narinfo};
 
 /// The NAR of one store path. Its bytes are for those who check its hash themselves: those of a download are given as they arrive.
@@ -23,6 +24,8 @@ pub struct NarStream {
     nar_hash: NarHash,
     object: Option<Arc<Object>>,
     fallback: Option<Arc<Fallback>>,
+    /// ERIS contents that nobody signed: where no server gives the NAR, and hashed before a byte is passed on.
+    unsigned: Option<Arc<Fallback>>,
     /// Once the object failed, or where there is none.
     download: Arc<Mutex<Option<Arc<Download>>>>,
 }
@@ -92,6 +95,12 @@ impl NarStream {
                     *self.download.lock().expect("no panic while held") = None;
                     is_first = false;
                 }
+                Err(download::Error::Failed { .. }) if is_first && self.unsigned.is_some() => {
+                    let hashed = self.unsigned.as_ref().expect("it is there").start(deadline).await;
+                    hashed.finished(deadline).await?;
+                    *self.download.lock().expect("no panic while held") = Some(hashed);
+                    is_first = false;
+                }
                 answer => return answer,
             }
         }
@@ -139,14 +148,19 @@ impl Tree {
     ) -> Result<Option<NarStream>, Error> {
         let sources = &self.objects.sources;
         let Some(resolved) = sources.resolve(hash_part, deadline).await? else { return Ok(None) };
-        let (object, fallback) = match (self.open_lazily(&resolved, deadline).await, &sources.substitutes) {
-            (Ok(object), _) => {
-                let fallback = object.fallback().cloned();
-                (Some(object), fallback)
-            }
-            (Err(error), None) => return Err(error),
-            (Err(_), Some(substitutes)) => (None, Some(self.whole(substitutes, &resolved, deadline).await?)),
-        };
+        let (object, fallback, unsigned) =
+            match (self.open_lazily(&resolved, deadline).await, &sources.substitutes) {
+                (Ok(object), _) => {
+                    let fallback = object.fallback().cloned();
+                    (Some(object), fallback, None)
+                }
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(substitutes)) => {
+                    tracing::debug!("{error}; its NAR comes from a download");
+                    let (signed, unsigned) = self.whole(substitutes, &resolved);
+                    (None, Some(signed), unsigned)
+                }
+            };
         let narinfo = &resolved.narinfo;
         Ok(Some(NarStream {
             tree: self.clone(),
@@ -155,6 +169,7 @@ impl Tree {
             nar_hash: narinfo.nar_hash(),
             object,
             fallback,
+            unsigned,
             download: Arc::default(),
         }))
     }
@@ -178,22 +193,15 @@ impl Tree {
         Ok(objects.keep(slot, Arc::new(open.lazily().await?)))
     }
 
-    /// The download of a NAR. What nobody signed is never passed on unhashed: where no server offers the NAR, it is hashed first.
-    async fn whole(
+    /// The ways to the whole NAR: by servers and contents that are bound to the path; and by contents that nobody signed, if there are.
+    fn whole(
         &self,
         substitutes: &Substitutes,
         resolved: &Resolved,
-        deadline: Deadline,
-    ) -> Result<Arc<Fallback>, Error> {
-        let signed = Fallback::new(substitutes, resolved, &self.objects.fetch, resolved.bound.iter(), false);
-        if signed.has_sources(deadline).await || resolved.unbound.is_empty() {
-            return Ok(signed);
-        }
-        let all = resolved.bound.iter().chain(&resolved.unbound);
-        let all = Fallback::new(substitutes, resolved, &self.objects.fetch, all, false);
-        match all.archive(deadline).await {
-            Ok(_) => Ok(all),
-            Err(error) => Err(Error::Download(error)),
-        }
+    ) -> (Arc<Fallback>, Option<Arc<Fallback>>) {
+        let by = |contents: &[ErisBinding]| {
+            Fallback::new(substitutes, resolved, &self.objects.fetch, contents.iter(), false)
+        };
+        (by(&resolved.bound), (!resolved.unbound.is_empty()).then(|| by(&resolved.unbound)))
     }
 }

@@ -12,9 +12,11 @@ use super::objects::Objects;
 use super::{Attr, Catalogs, Error, Inode, Kind, Object, Settings, Sources, Symlinks};
 use crate::block::BlockStore;
 use crate::content::{Deadline, Fetch, FrameCache, FramesStatus, InFlight};
+use crate::download::Progress;
 use crate::eris::ReadCapability;
 use crate::nar::{self, NodeId};
 use crate::store::{HashPart, StoreDir, StorePath};
+use crate::substituter::ServerStatus;
 
 /// Catalogs and substitute servers, and everything that can be reached from them.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub struct Tree {
 }
 
 /// What a [`Tree`] answered, and what it keeps for that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TreeStatus {
     /// Bytes of files and archives that were answered.
     pub read_bytes: u64,
@@ -34,6 +36,30 @@ pub struct TreeStatus {
     pub frames: FramesStatus,
     /// Blocks on their way.
     pub in_flight: InFlight,
+    /// Substitute servers and overlays.
+    pub servers: Vec<ServerStatus>,
+    /// NARs on their way as a whole.
+    pub downloads: Vec<DownloadStatus>,
+}
+
+/// A NAR on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DownloadStatus {
+    /// The store path.
+    pub name: String,
+    /// Bytes of the NAR that arrived, decompressed.
+    pub arrived: u64,
+    /// Size of the NAR.
+    pub nar_size: u64,
+    /// The source that is asked now.
+    pub source: Option<String>,
+}
+
+impl From<(String, Progress)> for DownloadStatus {
+    fn from((name, progress): (String, Progress)) -> Self {
+        let Progress { arrived, nar_size, source, .. } = progress;
+        DownloadStatus { name, arrived, nar_size, source }
+    }
 }
 
 impl Tree {
@@ -92,7 +118,16 @@ impl Tree {
     /// What it answered since it was made, and what it keeps now.
     pub fn status(&self) -> TreeStatus {
         let in_flight = self.fetch().gate().in_flight();
-        TreeStatus { read_bytes: self.read_bytes.load(Relaxed), frames: self.frames().status(), in_flight }
+        let substitutes = self.sources().substitutes.as_ref();
+        let servers = substitutes.map(|substitutes| substitutes.substituters().status());
+        let downloads = substitutes.map(|substitutes| substitutes.downloads().under_way());
+        TreeStatus {
+            read_bytes: self.read_bytes.load(Relaxed),
+            frames: self.frames().status(),
+            in_flight,
+            servers: servers.unwrap_or_default(),
+            downloads: downloads.into_iter().flatten().map(DownloadStatus::from).collect(),
+        }
     }
 
     /// Takes note that so many bytes went to somebody who read them past [`read`](Self::read), from an object.
