@@ -226,7 +226,8 @@ impl Substituter for Directory {
     }
 
     async fn narinfo(&self, hash_part: HashPart) -> Result<Option<Narinfo>, Error> {
-        let failed = |source| Error::Narinfo { server: Arc::clone(&self.name), hash_part, source };
+        let failed =
+            |source| Error::Narinfo { server: Arc::clone(&self.name), hash_part, source: Arc::new(source) };
         let text = self.small(format!("{hash_part}.narinfo"), narinfo::MAX_LENGTH).await?;
         text.map(|text| Narinfo::parse(&text).map_err(failed)).transpose()
     }

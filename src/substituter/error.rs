@@ -93,7 +93,7 @@ pub enum Error {
         /// What was asked for.
         hash_part: HashPart,
         /// What is wrong.
-        source: NarinfoError,
+        source: Arc<NarinfoError>,
     },
     /// What it says of itself makes no sense.
     #[error("{server}: {source}")]
@@ -119,7 +119,7 @@ pub enum Error {
         /// The place.
         server: Arc<str>,
         /// Why.
-        source: Refusal,
+        source: Arc<Refusal>,
     },
     /// No place has a narinfo that is good, and not because all of them lack it.
     #[error("no good narinfo for {hash_part}: {}", Each(failures))]
@@ -158,7 +158,7 @@ pub enum Error {
         reason: String,
     },
     /// What all clients should use (a proxy, certificates) cannot be used.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", Chain(source.as_ref()))]
     Web {
         /// What it is, such as `the proxy http://host:3128`.
         what: String,

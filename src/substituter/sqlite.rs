@@ -198,7 +198,7 @@ impl Substituter for Sqlite {
             }
             Err(_) => return Err(Error::TimedOut { server: server(), after: PATIENCE }),
         };
-        let failed = |source| Error::Narinfo { server: server(), hash_part, source };
+        let failed = |source| Error::Narinfo { server: server(), hash_part, source: Arc::new(source) };
         text.map(|text| Narinfo::parse(&text).map_err(failed)).transpose()
     }
 

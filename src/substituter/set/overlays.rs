@@ -1,5 +1,6 @@
 //! What overlays add to the narinfo of a server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -30,7 +31,7 @@ enum Answer {
     /// Nothing: it is late or down, or failed.
     Missing,
     /// What it has.
-    Came(Option<Narinfo>),
+    Came(Option<Box<Narinfo>>),
 }
 
 impl Overlays {
@@ -64,7 +65,7 @@ impl Overlays {
     }
 
     fn take(&mut self, index: usize, answer: Result<Option<Narinfo>, Error>) {
-        self.answers[index] = answer.map_or(Answer::Missing, Answer::Came);
+        self.answers[index] = answer.map_or(Answer::Missing, |narinfo| Answer::Came(narinfo.map(Box::new)));
     }
 
     /// Adds what the overlays have, which are waited for a little, unless the narinfo itself says all that is needed.
@@ -87,7 +88,10 @@ impl Overlays {
             match answer {
                 Answer::Came(Some(addition)) => {
                     if let Err(source) = verdict.add(narinfo, addition, store_dir, &set.policy) {
-                        overlay.refused(&Error::Untrusted { server: overlay.place.name().into(), source });
+                        overlay.refused(&Error::Untrusted {
+                            server: overlay.place.name().into(),
+                            source: Arc::new(source),
+                        });
                     }
                 }
                 Answer::Came(None) => {}

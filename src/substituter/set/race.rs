@@ -186,7 +186,8 @@ impl<'a> Race<'a> {
                     }
                 }
                 Err(source) => {
-                    let error = Error::Untrusted { server: server.place.name().into(), source };
+                    let error =
+                        Error::Untrusted { server: server.place.name().into(), source: Arc::new(source) };
                     server.refused(&error);
                     self.failures.push((rank, error));
                 }

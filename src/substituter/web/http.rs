@@ -170,7 +170,7 @@ impl Substituter for Http {
             Ok((_, text)) => Narinfo::parse(&text).map(Some).map_err(|source| Error::Narinfo {
                 server: server(),
                 hash_part,
-                source,
+                source: Arc::new(source),
             }),
             Err(absent) if absent.headers().get("x-baking").is_some_and(|baking| baking == "1") => {
                 Err(Error::Baking { server: server(), hash_part, retry_after: retry_after(absent.headers()) })

@@ -101,7 +101,9 @@ impl Web {
                 None => builder,
             }
         });
-        Ok(Self { client: client.map_err(failed("the HTTP client"))?, settings })
+        // What in a file only looks like a certificate is found out here.
+        let what = if certificates.is_some() { "the certificates" } else { "the HTTP client" };
+        Ok(Self { client: client.map_err(failed(what))?, settings })
     }
 
     /// Sends a request of `server` and waits for the head of the answer.
