@@ -80,18 +80,18 @@ impl Index {
         let (mut written, mut unchanged, mut left_out) = (0_u64, 0_u64, 0_u64);
         let mut printed = Ok(());
         let mut told = |binding: Binding<'_>| match binding {
-            Binding::Written { path, .. } | Binding::Unchanged { path } => {
+            Binding::Written { narinfo, .. } | Binding::Unchanged { narinfo } => {
                 match binding {
                     Binding::Written { .. } => written += 1,
                     _ => unchanged += 1,
                 }
                 if printed.is_ok() {
-                    printed = print(path);
+                    printed = print(narinfo.store_dir().join(narinfo.store_path()));
                 }
             }
-            Binding::LeftOut { narinfo, reason } => {
+            Binding::LeftOut { path, reason } => {
                 left_out += 1;
-                eprintln!("left out: {}: {reason}", narinfo.display());
+                eprintln!("left out: {}: {reason}", path.display());
             }
         };
         publish::bind_cache(&self.path, &index, out, keys, &mut told)?;

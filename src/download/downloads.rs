@@ -167,18 +167,17 @@ impl Downloads {
             Ok(archive) => tracing::debug!("{} is here: {} bytes", download.name(), archive.nar_size),
             Err(error) => tracing::debug!("{error}"),
         }
-        download.end(outcome);
         let mut known = self.known();
         if let Some(entry) = known.get_mut(&download.expected().nar_hash)
             && Arc::ptr_eq(&entry.download, &download)
         {
-            match download.outcome() {
-                Some(Err(Error::Failed { .. } | Error::NotKept { .. })) => {
-                    entry.failed = Some(Instant::now())
-                }
+            match outcome {
+                Err(Error::Failed { .. } | Error::NotKept { .. }) => entry.failed = Some(Instant::now()),
                 _ => drop(known.remove(&download.expected().nar_hash)),
             }
         }
+        // Under the lock: whoever comes next finds it under way, or how it failed.
+        download.end(outcome);
     }
 
     async fn obtain(

@@ -3,6 +3,7 @@
 mod again;
 mod command;
 mod failures;
+mod index;
 mod mirror;
 #[path = "../support/noise.rs"]
 mod noise;

@@ -270,7 +270,7 @@ async fn a_directory_that_is_not_there_is_unavailable_and_forgets_nothing() {
 #[tokio::test]
 async fn the_index_is_a_small_part_of_what_it_indexes() {
     let folder = Folder::new();
-    let length = 64 << 20;
+    let length = 32 << 20;
     folder.write("a", &noise(length, 7));
     folder.update();
     let size = fs::metadata(folder.index()).unwrap().len();
