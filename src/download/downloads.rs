@@ -138,7 +138,7 @@ impl Downloads {
         let expected = Expected { nar_hash, nar_size };
         let name = source.name().to_owned();
         let checked = deadline.bound(async {
-            let turn = self.turns.take(0, 0).await;
+            let turn = self.turns.take(0, u64::MAX).await;
             let _turn = turn.map_err(|waiting| Error::Busy { name: name.clone(), waiting })?;
             let (inlet, outlet) = pump::pipe();
             let (pumped, listing) = tokio::join!(
@@ -191,7 +191,10 @@ impl Downloads {
         let name = || download.name().to_owned();
         let expected @ Expected { nar_hash, nar_size } = download.expected();
         let disk = self.disk.clone();
-        let stat = spawn_blocking(move || disk.stat()).await.expect("counting does not panic");
+        // A cache that is just being moved to another size keeps nothing until it is done.
+        let ready = spawn_blocking(move || disk.ready(DISK_PATIENCE).map(|()| disk.stat())).await;
+        let stat = ready.expect("counting does not panic");
+        let stat = stat.map_err(|error| Error::NotKept { name: name(), reason: error.to_string() })?;
         let (limit, advice) = room(&stat);
         if nar_size > limit {
             return Err(match stat.read_through {

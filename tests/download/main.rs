@@ -4,8 +4,10 @@
 mod noise;
 mod server;
 
+use std::env;
 use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,9 @@ use futures::future::join_all;
 use noise::noise;
 use server::{Answer, Server};
 
+/// What the other process is told.
+const URL: &str = "ERISFS_TEST_DOWNLOAD_URL";
+const DIR: &str = "ERISFS_TEST_DOWNLOAD_DIR";
 const CACHE: u64 = 64 << 20;
 /// How long a server may be silent in these tests.
 const STALL: Duration = Duration::from_millis(300);
@@ -77,9 +82,13 @@ fn open(dir: &Path) -> Arc<Downloads> {
 }
 
 fn source(server: &Server, compression: Compression) -> Arc<dyn NarSource> {
+    source_at(&server.url, compression)
+}
+
+fn source_at(url: &str, compression: Compression) -> Arc<dyn NarSource> {
     let patience = Patience { stall: STALL, ..Patience::default() };
     let web = Arc::new(Web::new(WebSettings { patience, ..WebSettings::default() }).unwrap());
-    let place = Http::new(&server.url, web).unwrap();
+    let place = Http::new(url, web).unwrap();
     let download = Download {
         url: "nar/file.nar".into(),
         compression: Some(compression.to_string()),
@@ -401,28 +410,39 @@ async fn a_check_ends_at_its_deadline() {
     assert!(matches!(checked, Err(Error::Overdue { .. })), "{checked:?}");
 }
 
-#[test]
-fn what_ends_in_the_middle_leaves_nothing_that_is_believed() {
-    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(12_000_000));
-    let server = Server::new(nar.clone(), &[Answer::Slow(100_000), Answer::Good]);
-    let wanted = wanted(&nar, vec![source(&server, Compression::None)]);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+/// The NAR of which the other process downloads a part.
+const KILLED: usize = 12_000_000;
+
+/// What the other process does, which is this test binary again; nothing in a run of the tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn part_of_another_process() {
+    let (Ok(url), Some(dir)) = (env::var(URL), env::var_os(DIR)) else { return };
+    let wanted = wanted(&nar(KILLED), vec![source_at(&url, Compression::None)]);
+    download(&open(Path::new(&dir)), wanted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_in_the_middle_leaves_nothing_that_is_believed() {
+    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(KILLED));
+    let server = Server::new(nar.clone(), &[Answer::Slow(50_000), Answer::Good]);
+    let mut other = Command::new(env::current_exe().unwrap());
+    other.args(["--exact", "part_of_another_process"]).env(URL, &server.url).env(DIR, dir.path());
+    let mut other = other.stdout(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while server.requests().first().is_none_or(|(_, sent)| *sent < KILLED / 2) {
+        assert!(start.elapsed() < Duration::from_secs(120), "the other process hangs");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+
     let downloads = open(dir.path());
-    runtime.block_on(async {
-        let download = downloads.start(wanted.clone());
-        download.read(0..3_000_000, soon()).await.unwrap();
-    });
-    // The process ends.
-    runtime.shutdown_timeout(Duration::from_secs(60));
-    assert!(downloads.disk().stat().used > 0);
-    drop(downloads);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let downloads = open(dir.path());
-        assert!(downloads.verified().get(wanted.nar_hash).is_empty());
-        let error = failure(&downloads, Wanted { sources: Vec::new(), ..wanted.clone() }).await;
-        assert!(matches!(&error, Error::Failed { failures, .. } if failures.is_empty()), "{error}");
-        let archive = download(&downloads, wanted).await;
-        assert_is(&downloads, &archive, &nar).await;
-    });
+    assert!(downloads.disk().stat().used > 0, "some blocks are here");
+    let wanted = wanted(&nar, vec![source(&server, Compression::None)]);
+    assert!(downloads.verified().get(wanted.nar_hash).is_empty());
+    let nowhere = Wanted { sources: Vec::new(), ..wanted.clone() };
+    let error = failure(&downloads, nowhere).await;
+    assert!(matches!(&error, Error::Failed { failures, .. } if failures.is_empty()), "{error}");
+    let archive = download(&downloads, wanted).await;
+    assert_is(&downloads, &archive, &nar).await;
 }
