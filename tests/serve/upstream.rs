@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use erisfs::block::{BlockStore, Disk, DiskSettings, Memory, Stack, StackSettings};
 use erisfs::content::Fetch;
 use erisfs::download::{Downloads, Verified};
+use erisfs::eris::BlockSize;
 use erisfs::nar::{Listing, dump};
 use erisfs::serve::{Limits, PutPolicy, Service};
 use erisfs::store::narinfo::Download;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::origin::{Fault, Link, Origin};
+use super::shelf::Shelf;
 use super::{SOON, client, header, specimen, start};
 
 const PATH: &str = "0c9hs37wsa5n5xl29b3l4fzzx8apb35v-specimen-1.0";
@@ -170,6 +172,10 @@ async fn what_was_fetched_is_there_when_the_server_behind_is_gone() {
     let json = front.get(&listing).await.bytes().await.unwrap();
     let listing = Listing::from_json(&json[..], Some(package.nar.len() as u64)).unwrap();
     assert!(listing.resolve(b"bin/tool").is_some());
+    // Others can have its blocks, by the URN that anybody computes of this NAR.
+    let capability = Shelf::new().put(&package.nar, BlockSize::Large);
+    let block = format!("/uri-res/N2R?urn:blake2b:{}", capability.reference);
+    assert_eq!(front.get(&block).await.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

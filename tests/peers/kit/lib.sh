@@ -110,7 +110,7 @@ sid_cmd() {
 sid() { local SID_CMD; sid_cmd "$@"; "${SID_CMD[@]}"; }
 
 sid_install() { # sid_install PACKAGE...
-  apt_host debootstrap
+  apt_host debootstrap curl python3
   if [ ! -e "$SID/.ready" ]; then
     say "debootstrap sid"
     rm -rf "$SID"
