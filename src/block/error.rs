@@ -114,6 +114,8 @@ pub enum Refusal {
         /// What they are.
         found: Found,
     },
+    /// Something has to be done first; this says what.
+    Unprepared(String),
     /// What is there is not a block store of this kind.
     Foreign(String),
     /// An HTTP answer that says neither yes nor no.
@@ -172,6 +174,7 @@ impl fmt::Display for Refusal {
             Self::NotTheBlock { reference, found } => {
                 write!(f, "what was put as block {reference} is {found}")
             }
+            Self::Unprepared(what) => f.write_str(what),
             Self::Foreign(what) => write!(f, "it is not a block store of this kind: {what}"),
             Self::Status(status) => write!(f, "unexpected HTTP status {status}"),
             Self::Redirects => f.write_str("too many redirects"),

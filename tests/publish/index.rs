@@ -50,8 +50,7 @@ fn a_file_that_was_indexed_is_read_by_its_urn_until_it_changes() {
 fn without_an_index_the_message_says_what_makes_it() {
     let dir = TempDir::new().unwrap();
     let urn = "urn:eris:BIAVIA5WB5UNRD5ADA34TBZXBBTAEPFEYZVHGN6UUGOUSRRHH5NMRFH4OHD7FY4FP5WISCHIYGAITZQPUCT62FODBV723DYSYZWOE3GDIM";
-    let output =
-        erisfs(dir.path()).args(["get", "--timeout", "1", "--blocks", "files:.", urn]).output().unwrap();
+    let output = erisfs(dir.path()).args(["get", "--blocks", "files:.", urn]).output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("`erisfs index"), "{told}");
     assert_eq!(output.status.code(), Some(1));

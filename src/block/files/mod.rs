@@ -134,13 +134,9 @@ impl Shared {
         let idle = lock(&self.idle).pop();
         let index = match idle {
             Some(index) => index,
-            None => {
-                Index::open(&self.index).map_err(|error| self.unavailable(None, error))?.ok_or_else(|| {
-                    let words =
-                        format!("there is no index yet; `erisfs index {}` makes it", self.root.display());
-                    self.unavailable(None, io::Error::new(io::ErrorKind::NotFound, words))
-                })?
-            }
+            None => Index::open(&self.index)
+                .map_err(|error| self.unavailable(None, error))?
+                .ok_or_else(|| self.unprepared())?,
         };
         let root = open_root(&self.root).map_err(|error| self.unavailable(None, error))?;
         let done = work(&index, &root).map_err(|error| self.unavailable(None, error))?;
@@ -254,6 +250,11 @@ impl Shared {
             Ok(Ok(index.node(reference)?.is_some()))
         })?;
         found.map_err(|error| self.unavailable(Some(*reference), error))
+    }
+
+    fn unprepared(&self) -> Error {
+        let words = format!("there is no index yet; `erisfs index {}` makes it", self.root.display());
+        Error::Refused { store: self.name.clone(), reason: Refusal::Unprepared(words) }
     }
 
     fn unavailable(

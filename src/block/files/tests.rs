@@ -117,7 +117,7 @@ async fn what_is_in_no_file_is_not_found_and_nothing_can_be_put() {
     let block = Block::from(vec![1; 1024]);
     let reference = reference_of(&block);
     let before = folder.store();
-    assert!(matches!(before.get(&reference).await, Err(Error::Unavailable { .. })));
+    assert!(matches!(before.get(&reference).await, Err(Error::Refused { .. })));
     let told = before.has(&reference).await.unwrap_err().to_string();
     assert!(told.contains("erisfs index"), "{told}");
     folder.update();
