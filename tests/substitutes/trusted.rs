@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use erisfs::block::Faulty;
+use erisfs::content::Fetch;
 use erisfs::eris::BlockSize;
 use erisfs::nar::dump;
 use erisfs::nar::seekable::{Packer, Settings, Tail};
@@ -215,7 +216,8 @@ async fn a_path_that_is_opened_again_by_its_nar_is_the_one_that_was_shown() {
     let sources = Sources { substitutes: Some(scene.substitutes(Unsigned::Refuse)), ..Sources::default() };
     // Memory for the tree of one path, so that the other one drives it out.
     let settings = tree::Settings { object_bytes: 1, ..tree::Settings::default() };
-    let tree = Tree::new(scene.fetch(), sources, settings);
+    // And none for its blocks.
+    let tree = Tree::new(Fetch::new(scene.counted.clone(), 1 << 20), sources, settings);
     let top = scene.top(&tree).await.unwrap().unwrap();
     tree.lookup(Inode::ROOT, other.as_bytes(), soon()).await.unwrap().unwrap();
     scene.fault.set_all(Faulty::Missing);
