@@ -139,5 +139,18 @@ def cache_infos():
     seed("cache_info", "guix", b"StoreDir: /gnu/store\nWantMassQuery: 0\nPriority: 100\n")
 
 
-for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs, cache_infos):
+def decoders():
+    # In the order of Compression::ALL.
+    samples = TESTS / "samples/nar"
+    for number, suffix in [(1, "gzip"), (2, "xz"), (3, "lzip"), (4, "zstd"), (5, "bz2")]:
+        packed = (samples / f"guix-hello-offline-1.0.nar.{suffix}").read_bytes()
+        seed("decoders", suffix, bytes([number, 7]) + packed)
+        seed("decoders", f"{suffix}-twice", bytes([number, 100]) + packed + packed)
+    # A meta-block that is not compressed, and the end; a frame with a block that is not compressed.
+    seed("decoders", "br", bytes([6, 3]) + bytes([0x0B, 0x02, 0x80]) + b"hello" + b"\3")
+    lz4 = bytes.fromhex("04224d18604082") + struct.pack("<I", 0x80000005) + b"hello" + bytes(4)
+    seed("decoders", "lz4", bytes([7, 5]) + lz4)
+
+
+for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs, cache_infos, decoders):
     make()

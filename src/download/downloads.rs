@@ -138,7 +138,7 @@ impl Downloads {
         let expected = Expected { nar_hash, nar_size };
         let name = source.name().to_owned();
         let checked = deadline.bound(async {
-            let turn = self.turns.take(0, 0).await;
+            let turn = self.turns.take(0, u64::MAX).await;
             let _turn = turn.map_err(|waiting| Error::Busy { name: name.clone(), waiting })?;
             let (inlet, outlet) = pump::pipe();
             let (pumped, listing) = tokio::join!(
@@ -167,18 +167,17 @@ impl Downloads {
             Ok(archive) => tracing::debug!("{} is here: {} bytes", download.name(), archive.nar_size),
             Err(error) => tracing::debug!("{error}"),
         }
-        download.end(outcome);
         let mut known = self.known();
         if let Some(entry) = known.get_mut(&download.expected().nar_hash)
             && Arc::ptr_eq(&entry.download, &download)
         {
-            match download.outcome() {
-                Some(Err(Error::Failed { .. } | Error::NotKept { .. })) => {
-                    entry.failed = Some(Instant::now())
-                }
+            match outcome {
+                Err(Error::Failed { .. } | Error::NotKept { .. }) => entry.failed = Some(Instant::now()),
                 _ => drop(known.remove(&download.expected().nar_hash)),
             }
         }
+        // Under the lock: whoever comes next finds it under way, or how it failed.
+        download.end(outcome);
     }
 
     async fn obtain(
@@ -192,7 +191,10 @@ impl Downloads {
         let name = || download.name().to_owned();
         let expected @ Expected { nar_hash, nar_size } = download.expected();
         let disk = self.disk.clone();
-        let stat = spawn_blocking(move || disk.stat()).await.expect("counting does not panic");
+        // A cache that is just being moved to another size keeps nothing until it is done.
+        let ready = spawn_blocking(move || disk.ready(DISK_PATIENCE).map(|()| disk.stat())).await;
+        let stat = ready.expect("counting does not panic");
+        let stat = stat.map_err(|error| Error::NotKept { name: name(), reason: error.to_string() })?;
         let (limit, advice) = room(&stat);
         if nar_size > limit {
             return Err(match stat.read_through {

@@ -107,7 +107,7 @@ pub struct Failure {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Reason {
     /// It failed for good, or too often.
-    #[error("{source} (after {received} bytes and {attempts} attempts)")]
+    #[error("{source}{}", After(*received, *attempts))]
     Broken {
         /// How often it was asked.
         attempts: u32,
@@ -117,7 +117,7 @@ pub enum Reason {
         source: SourceError,
     },
     /// It went silent again and again.
-    #[error("nothing came for {after:?} (after {received} bytes and {attempts} attempts)")]
+    #[error("nothing came for {after:?}{}", After(*received, *attempts))]
     Stalled {
         /// How often it was asked.
         attempts: u32,
@@ -192,6 +192,18 @@ impl fmt::Display for Progress {
             _ => (1, "bytes"),
         };
         write!(f, "{} of {} {name}", self.arrived / unit, self.nar_size.div_ceil(unit))
+    }
+}
+
+/// Bytes and attempts, where there is something to tell.
+struct After(u64, u32);
+
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(0, 1) => Ok(()),
+            Self(bytes, attempts) => write!(f, " ({attempts} attempts, {bytes} bytes)"),
+        }
     }
 }
 

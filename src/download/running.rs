@@ -321,3 +321,134 @@ impl fmt::Debug for Download {
         f.debug_struct("Download").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::block::{DiskSettings, Memory};
+    use crate::eris::{ConvergenceSecret, Encoder};
+    use crate::store::NarHash;
+
+    const LENGTH: usize = 5_000_000;
+
+    struct Rig {
+        download: Arc<Download>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn rig() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = DiskSettings { size: 32 << 20, free_floor: 0, resize: true };
+        let disk = Disk::open(dir.path(), settings).unwrap();
+        let wanted = Wanted {
+            name: "some-nar".into(),
+            nar_hash: NarHash::of(b""),
+            nar_size: LENGTH as u64,
+            sources: Vec::new(),
+        };
+        let fetch = Fetch::new(Arc::new(Memory::new()), 0);
+        Rig { download: Arc::new(Download::new(&wanted, disk, fetch)), _dir: dir }
+    }
+
+    /// What a source has: they differ from byte 2,000,000 on.
+    fn content(source: u8) -> Vec<u8> {
+        (0..LENGTH).map(|at| (at / 3000 + at) as u8 ^ (source * u8::from(at >= 2_000_000))).collect()
+    }
+
+    impl Rig {
+        /// What a source gives, from the beginning: whole batches of leaves.
+        fn give(&self, content: &[u8]) {
+            let mut encoder = Encoder::new(self.download.block_size(), ConvergenceSecret::NULL);
+            let sealed = encoder.push(content);
+            let leaves: Vec<_> = sealed.iter().map(|sealed| (sealed.reference, sealed.key)).collect();
+            let blocks: Vec<_> = sealed.into_iter().map(|sealed| (sealed.reference, sealed.block)).collect();
+            self.download.disk.put_dear(&blocks);
+            self.download.arrived(0, &leaves);
+        }
+
+        async fn read(&self, range: Range<usize>) -> Result<Bytes, Error> {
+            let range = range.start as u64..range.end as u64;
+            self.download.read(range, Deadline::after(Duration::from_secs(5))).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_arrived_can_be_read_and_what_did_not_is_waited_for() {
+        let (rig, content) = (rig(), content(0));
+        rig.give(&content[..1_500_000]);
+        for range in [0..10, 32_760..32_780, 100_000..900_000, 5..5] {
+            assert!(rig.read(range.clone()).await.unwrap() == content[range]);
+        }
+        let mut later = Box::pin(rig.read(2_500_000..2_600_000));
+        assert!((&mut later).now_or_never().is_none());
+        rig.give(&content[..4_000_000]);
+        assert!(later.await.unwrap() == content[2_500_000..2_600_000]);
+        assert!(matches!(rig.read(0..LENGTH + 1).await, Err(Error::OutOfRange { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_told_how_far_it_is() {
+        let rig = rig();
+        let late = rig.read(0..10).await;
+        assert!(matches!(&late, Err(Error::Overdue { progress, .. }) if progress.arrived == 0), "{late:?}");
+        rig.give(&content(0)[..2_500_000]);
+        let late = rig.download.finished(Deadline::after(Duration::from_secs(5))).await;
+        let error = late.expect_err("it never ends");
+        assert_eq!(error.to_string(), "some-nar: 2097 of 5000 kB came before the deadline");
+    }
+
+    #[tokio::test]
+    async fn another_source_that_says_the_same_goes_unnoticed() {
+        let (rig, content) = (rig(), content(0));
+        rig.give(&content[..4_000_000]);
+        rig.read(0..3_000_000).await.unwrap();
+        rig.give(&content[..1_500_000]);
+        assert_eq!(rig.download.progress().arrived, 3 << 20, "what arrived stays");
+        rig.give(&content);
+        assert!(rig.read(3_000_000..4_000_000).await.unwrap() == content[3_000_000..4_000_000]);
+    }
+
+    #[tokio::test]
+    async fn another_source_that_says_otherwise_stops_those_who_read_beyond_that_and_no_others() {
+        let rig = rig();
+        rig.give(&content(0)[..4_000_000]);
+        rig.read(0..1_900_000).await.unwrap();
+        rig.give(&content(1)[..4_000_000]);
+        assert!(rig.read(2_000_000..3_000_000).await.unwrap() == content(1)[2_000_000..3_000_000]);
+        rig.give(&content(2)[..4_000_000]);
+        assert!(matches!(rig.read(0..10).await, Err(Error::Contradicted { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_wants_for_a_minute_ends_and_what_somebody_waits_for_does_not() {
+        let rig = rig();
+        let start = Instant::now();
+        {
+            let waiting = rig.download.finished(Deadline::after(Duration::from_secs(300)));
+            tokio::pin!(waiting);
+            tokio::select! {
+                _ = &mut waiting => {}
+                () = rig.download.unwanted() => panic!("somebody waits"),
+            }
+        }
+        assert!(start.elapsed() >= Duration::from_secs(300));
+        rig.download.unwanted().await;
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_secs(360) && waited < Duration::from_secs(362), "{waited:?}");
+        assert!(!rig.download.join());
+        assert!(matches!(rig.download.outcome(), Some(Err(Error::Unwanted { .. }))));
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_hear_how_it_ended() {
+        let rig = rig();
+        let finished = rig.download.finished(Deadline::after(Duration::from_secs(5)));
+        let end = async { rig.download.end(Err(Error::Busy { name: "some-nar".into(), waiting: 1 })) };
+        let (read, finished, ()) = tokio::join!(rig.read(0..10), finished, end);
+        assert!(matches!(read, Err(Error::Busy { .. })) && matches!(finished, Err(Error::Busy { .. })));
+    }
+}

@@ -64,7 +64,7 @@ fn owner(path: &Path) -> io::Result<File> {
 fn sweep(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
-    for dir in ours.map(|entry| entry.path()).filter(|dir| is_left(dir)) {
+    for dir in ours.map(|entry| entry.path()).filter(is_left) {
         let _ = fs::remove_dir_all(dir);
     }
 }

@@ -82,7 +82,7 @@ impl Verified {
         if let Err(error) = self.write(&path, &text) {
             return self.warn(&path, &error);
         }
-        if self.remembered.fetch_add(1, Ordering::Relaxed) % SWEEP == 0
+        if self.remembered.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP)
             && let Err(error) = self.sweep()
         {
             self.warn(&self.dir, &error);

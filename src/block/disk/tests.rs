@@ -548,3 +548,21 @@ fn what_is_queued_is_written_before_the_end_and_what_is_too_much_is_counted() {
     // The batch that was about to be written may have lost its patience.
     assert!(held(&disk, &blocks) >= blocks.len() - dropped - 64);
 }
+
+#[test]
+fn what_is_dear_stays_whole_beside_a_working_set_of_half_the_cache() {
+    let [whole, partial] = [Disk::put_dear, Disk::put_many].map(|put| {
+        let rig = rig();
+        // Used again, as far as the cache lets them stay.
+        for part in large(0..LARGE_SLOTS * 2).chunks(400) {
+            rig.disk.put_many(part);
+            held(&rig.disk, part);
+            rig.disk.sync().expect("a writable disk");
+        }
+        let dear = large(10_000..10_000 + LARGE_SLOTS * 48 / 100);
+        dear.chunks(32).for_each(|part| drop(put(&rig.disk, part)));
+        dear.len() - held(&rig.disk, &dear)
+    });
+    assert_eq!(whole, 0);
+    assert!(partial > 0, "otherwise it need not be dear");
+}
