@@ -21,14 +21,16 @@ const GUIX_ACL: &str = "/etc/guix/acl";
 /// Substitute servers, and whom to believe.
 #[derive(Debug, Args)]
 pub(super) struct SubstituterFlags {
-    /// A substitute server: http(s)://HOST/, file:DIR (repeatable, in order of preference) [default: those of the config]
+    /// A substitute server: http(s)://HOST/, file:DIR (repeatable, in order of preference) [default: those of the
+    /// config]
     #[arg(long = "substituter", value_name = "URL")]
     substituters: Vec<String>,
     /// Where narinfos add ERIS contents to those of the servers: file:DIR, http(s)://HOST/, sqlite:FILE (repeatable)
     /// [default: those of the config]
     #[arg(long = "overlay", value_name = "URL")]
     overlays: Vec<String>,
-    /// Whose signatures count: NAME:BASE64 of Nix, or a file with keys of Nix or Guix (repeatable) [default: those of the config]
+    /// Whose signatures count: NAME:BASE64 of Nix, or a file with keys of Nix or Guix (repeatable) [default: those of
+    /// the config]
     #[arg(long = "trusted-key", value_name = "KEY|FILE")]
     trusted_keys: Vec<String>,
     /// The trusted-public-keys of this file count, too; without FILE those of /etc/nix/nix.conf
@@ -51,7 +53,8 @@ pub(super) struct SubstituterFlags {
 impl SubstituterFlags {
     /// The servers and overlays that were named, here or in the config; `None`: no server was.
     ///
-    /// `unsigned` says what is done with narinfos that no trusted key signed, unless `--insecure` was given. Nothing is asked yet.
+    /// `unsigned` says what is done with narinfos that no trusted key signed, unless `--insecure` was given. Nothing
+    /// is asked yet.
     pub(super) fn open(&self, session: &Session, unsigned: Unsigned) -> anyhow::Result<Option<Substituters>> {
         let servers = given(&self.substituters, &session.config.substituters);
         if servers.is_empty() {

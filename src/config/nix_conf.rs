@@ -1,7 +1,7 @@
 //! The keys that a `nix.conf` trusts, read as Nix reads it.
 //!
-//! Only `trusted-public-keys` and `extra-trusted-public-keys` count, in the file and in those that it includes. The user's own `nix.conf` and
-//! `NIX_CONFIG` are not looked at: the file is the one that was named.
+//! Only `trusted-public-keys` and `extra-trusted-public-keys` count, in the file and in those that it includes. The
+//! user's own `nix.conf` and `NIX_CONFIG` are not looked at: the file is the one that was named.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,7 @@
 //! What all HTTP clients of the program share: how they are made, and how a URL is shown.
 //!
-//! Carriers of blocks and substitute servers have different needs of patience and of connections; the name by which the program
-//! calls itself, the TLS behind `https` and how far a redirect is followed are the same.
+//! Carriers of blocks and substitute servers have different needs of patience and of connections; the name by which
+//! the program calls itself, the TLS behind `https` and how far a redirect is followed are the same.
 
 mod retry_after;
 
@@ -29,7 +29,8 @@ pub fn client(more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, r
                 .referer(false),
         )
     };
-    // Without the system's certificates, as in a bare container, plain HTTP still works, and HTTPS fails when it is tried.
+    // Without the system's certificates, as in a bare container, plain HTTP still works, and HTTPS fails when it is
+    // tried.
     builder().build().or_else(|_| builder().tls_certs_only([]).build())
 }
 

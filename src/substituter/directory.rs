@@ -1,7 +1,7 @@
 //! A binary cache in a directory: `file:DIR`.
 //!
-//! Files are opened by the kernel's own rule that nothing leads out of the directory (`openat2`), since a narinfo names its NAR and
-//! whoever wrote it may be hostile: no `..`, no absolute path, and no symbolic link to elsewhere.
+//! Files are opened by the kernel's own rule that nothing leads out of the directory (`openat2`), since a narinfo
+//! names its NAR and whoever wrote it may be hostile: no `..`, no absolute path, and no symbolic link to elsewhere.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,7 +25,8 @@ use crate::store::{HashPart, Narinfo, narinfo};
 /// Bytes read from a file at a time: few enough to be held for many readers, many enough for a disk.
 const PIECE: usize = 256 << 10;
 
-/// How long a disk is waited for. One that sleeps is back within seconds; a server behind a file system may be gone for good.
+/// How long a disk is waited for. One that sleeps is back within seconds; a server behind a file system may be gone
+/// for good.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A directory with `HASHPART.narinfo` files, and NARs where they say: what `nix copy --to file://DIR` and
@@ -59,7 +60,8 @@ impl State {
 }
 
 impl Directory {
-    /// The directory at `root`, which need not be there yet. Absolute URLs in its narinfos are followed by way of `web`.
+    /// The directory at `root`, which need not be there yet. Absolute URLs in its narinfos are followed by way of
+    /// `web`.
     pub fn new(root: &Path, web: Arc<Web>) -> Self {
         let name: Arc<str> = format!("file:{}", root.display()).into();
         // The process may change its directory later, as a mount in the background does.
@@ -224,7 +226,8 @@ impl Substituter for Directory {
     }
 
     async fn narinfo(&self, hash_part: HashPart) -> Result<Option<Narinfo>, Error> {
-        let failed = |source| Error::Narinfo { server: Arc::clone(&self.name), hash_part, source };
+        let failed =
+            |source| Error::Narinfo { server: Arc::clone(&self.name), hash_part, source: Arc::new(source) };
         let text = self.small(format!("{hash_part}.narinfo"), narinfo::MAX_LENGTH).await?;
         text.map(|text| Narinfo::parse(&text).map_err(failed)).transpose()
     }

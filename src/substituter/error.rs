@@ -1,6 +1,7 @@
 //! What can go wrong between asking for a narinfo or a NAR and having it.
 //!
-//! One enum for all places and for the set of them. It is `Clone`, because one answer may be for many askers (single flight).
+//! One enum for all places and for the set of them. It is `Clone`, because one answer may be for many askers (single
+//! flight).
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use crate::store::trust::Refusal;
 /// An underlying error, shared so that [`Error`] can be cloned.
 pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 
-/// Why a place did not give what was asked of it. `server` is its [`name`](super::Substituter::name): its URL without secrets.
+/// Why a place did not give what was asked of it. `server` is its [`name`](super::Substituter::name): its URL without
+/// secrets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// It could not answer now; the same request may succeed later.
@@ -91,7 +93,7 @@ pub enum Error {
         /// What was asked for.
         hash_part: HashPart,
         /// What is wrong.
-        source: NarinfoError,
+        source: Arc<NarinfoError>,
     },
     /// What it says of itself makes no sense.
     #[error("{server}: {source}")]
@@ -117,7 +119,7 @@ pub enum Error {
         /// The place.
         server: Arc<str>,
         /// Why.
-        source: Refusal,
+        source: Arc<Refusal>,
     },
     /// No place has a narinfo that is good, and not because all of them lack it.
     #[error("no good narinfo for {hash_part}: {}", Each(failures))]
@@ -156,7 +158,7 @@ pub enum Error {
         reason: String,
     },
     /// What all clients should use (a proxy, certificates) cannot be used.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", Chain(source.as_ref()))]
     Web {
         /// What it is, such as `the proxy http://host:3128`.
         what: String,

@@ -52,8 +52,8 @@ pub enum InfoError {
 }
 
 impl Info {
-    /// Reads a `nix-cache-info`. As in Nix, fields and lines that are not known are passed over: web servers that answer
-    /// everything with a page say nothing here.
+    /// Reads a `nix-cache-info`. As in Nix, fields and lines that are not known are passed over: web servers that
+    /// answer everything with a page say nothing here.
     pub fn parse(bytes: &[u8]) -> Result<Self, InfoError> {
         let text = str::from_utf8(bytes).map_err(|_| InfoError::NotUtf8)?;
         let mut info = Self::default();

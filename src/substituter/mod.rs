@@ -1,8 +1,8 @@
 //! Substitute servers: who has a narinfo for a hash part, and the file of its NAR.
 //!
-//! A [`Substituter`] is one place: a web server, a directory, a database of narinfos. None of them is believed; what comes from it
-//! is bounded in size and in time, and a narinfo counts for what its signatures prove to the user ([`Policy`]). [`Substituters`]
-//! asks many at once and takes the best good answer.
+//! A [`Substituter`] is one place: a web server, a directory, a database of narinfos. None of them is believed; what
+//! comes from it is bounded in size and in time, and a narinfo counts for what its signatures prove to the user
+//! ([`Policy`]). [`Substituters`] asks many at once and takes the best good answer.
 
 mod directory;
 mod error;
@@ -30,7 +30,8 @@ pub use self::sqlite::Sqlite;
 pub use self::web::{Http, Ipfs, Netrc, NetrcError, NotIpfs, Patience, Proxies, Web, WebSettings};
 use crate::store::{HashPart, Narinfo};
 
-/// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is. That of a path with 100,000 files has 10 MB.
+/// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is. That of a path with 100,000
+/// files has 10 MB.
 pub const MAX_LISTING_LENGTH: usize = 64 << 20;
 
 /// One place that may have narinfos, listings and NAR files. Every method ends within a bounded time.
@@ -42,20 +43,22 @@ pub trait Substituter: Debug + Send + Sync {
     /// What it says of itself (`nix-cache-info`); the default where it says nothing.
     async fn info(&self) -> Result<Info, Error>;
 
-    /// The narinfo that it has for a hash part: read, and not judged yet. [`Error::Baking`] where it will have one soon.
+    /// The narinfo that it has for a hash part: read, and not judged yet. [`Error::Baking`] where it will have one
+    /// soon.
     async fn narinfo(&self, hash_part: HashPart) -> Result<Option<Narinfo>, Error>;
 
     /// Nix's listing of a path (`HASHPART.ls`): JSON, unsigned, as it came.
     async fn listing(&self, hash_part: HashPart) -> Result<Option<Bytes>, Error>;
 
-    /// The file that the `URL` of a narinfo of this place names, from byte `from` on where that can be had: see [`NarFile::from`].
+    /// The file that the `URL` of a narinfo of this place names, from byte `from` on where that can be had: see
+    /// [`NarFile::from`].
     async fn nar(&self, url: &str, from: u64) -> Result<NarFile, Error>;
 }
 
 /// The file of a NAR as it comes: compressed as the narinfo says, and checked by nobody.
 pub struct NarFile {
-    /// Where in the file `body` begins: what was asked for; or 0, where the place cannot begin anywhere else or the file has
-    /// changed since it was first asked for.
+    /// Where in the file `body` begins: what was asked for; or 0, where the place cannot begin anywhere else or the
+    /// file has changed since it was first asked for.
     pub from: u64,
     /// Length of the whole file in bytes, where it is known.
     pub length: Option<u64>,
@@ -72,7 +75,8 @@ impl Debug for NarFile {
     }
 }
 
-/// Opens the place that a URL names: `http://HOST/PREFIX`, `https://...`, `file:DIR`, `sqlite:FILE`. Nothing is asked of it yet.
+/// Opens the place that a URL names: `http://HOST/PREFIX`, `https://...`, `file:DIR`, `sqlite:FILE`. Nothing is asked
+/// of it yet.
 pub fn open(url: &str, web: &Arc<Web>) -> Result<Arc<dyn Substituter>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as https: or file:"))?;

@@ -1,7 +1,7 @@
 //! Narinfos in one SQLite file: `sqlite:FILE`, for an overlay that is easier to move than a hundred thousand files.
 //!
-//! One table, `narinfos`: the hash part and the narinfo, both as text. The journal is the one that leaves a single file behind, so that the
-//! file can be copied, and read from a medium that cannot be written.
+//! One table, `narinfos`: the hash part and the narinfo, both as text. The journal is the one that leaves a single
+//! file behind, so that the file can be copied, and read from a medium that cannot be written.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +52,8 @@ impl Sqlite {
         Self { shared: Arc::new(Shared { path, name, connection: Mutex::default() }), files }
     }
 
-    /// The database at `path`, created if it is not there, to be written. Waits for the disk, so not for an async thread.
+    /// The database at `path`, created if it is not there, to be written. Waits for the disk, so not for an async
+    /// thread.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let database = Self::open(path, Arc::new(Web::new(Default::default())?));
         let shared = &database.shared;
@@ -77,8 +78,9 @@ impl Sqlite {
         Ok(database)
     }
 
-    /// Puts narinfos in, all or none, safe from a power cut when it returns; one that was there for the same hash part is replaced.
-    /// Only for a database that was [created](Self::create). Waits for the disk, so not for an async thread.
+    /// Puts narinfos in, all or none, safe from a power cut when it returns; one that was there for the same hash
+    /// part is replaced. Only for a database that was [created](Self::create). Waits for the disk, so not for an
+    /// async thread.
     pub fn insert(&self, narinfos: &[Narinfo]) -> Result<(), Error> {
         let mut connection = self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = connection.as_mut().ok_or_else(|| self.shared.foreign())?;
@@ -196,7 +198,7 @@ impl Substituter for Sqlite {
             }
             Err(_) => return Err(Error::TimedOut { server: server(), after: PATIENCE }),
         };
-        let failed = |source| Error::Narinfo { server: server(), hash_part, source };
+        let failed = |source| Error::Narinfo { server: server(), hash_part, source: Arc::new(source) };
         text.map(|text| Narinfo::parse(&text).map_err(failed)).transpose()
     }
 

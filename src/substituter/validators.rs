@@ -1,7 +1,7 @@
 //! What a file was when it was first asked for, so that parts of two files are never put together.
 //!
-//! A NAR that is resumed after a break may have been replaced meanwhile (`guix publish` compresses anew). Whoever reads from a place in the middle
-//! compares; what is not remembered is read from its beginning.
+//! A NAR that is resumed after a break may have been replaced meanwhile (`guix publish` compresses anew). Whoever
+//! reads from a place in the middle compares; what is not remembered is read from its beginning.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

@@ -16,6 +16,7 @@ mod put_get;
 mod scratch;
 mod session;
 mod status;
+mod substituters;
 mod traffic;
 mod trees;
 mod usage;

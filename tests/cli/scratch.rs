@@ -45,7 +45,10 @@ impl Scratch {
         command.args(arguments).current_dir(self.0.path());
         command.env("XDG_CACHE_HOME", self.at("cache")).env("XDG_CONFIG_HOME", self.at("config"));
         command.env("XDG_RUNTIME_DIR", self.folder("run")).env("TMPDIR", self.folder("tmp"));
-        for variable in ["ERISFS_BLOCKS", "ERISFS_TOKEN", "RUST_LOG", "FUSERMOUNT_PATH"] {
+        let own = ["ERISFS_BLOCKS", "ERISFS_TOKEN", "RUST_LOG", "FUSERMOUNT_PATH"];
+        let web =
+            ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
+        for variable in own.iter().chain(&web).chain(&["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"]) {
             command.env_remove(variable);
         }
         command

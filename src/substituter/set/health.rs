@@ -1,8 +1,8 @@
 //! Whether a server is worth waiting for.
 //!
-//! Two things are told apart. A server that was not ready when another one was is *late*: for a while nobody waits for it who has
-//! a good answer, but that it is silent proves nothing. One that failed is *down*: it counts for nothing until a request that nobody waits
-//! for finds it well. Time is the monotonic clock's alone.
+//! Two things are told apart. A server that was not ready when another one was is *late*: for a while nobody waits
+//! for it who has a good answer, but that it is silent proves nothing. One that failed is *down*: it counts for
+//! nothing until a request that nobody waits for finds it well. Time is the monotonic clock's alone.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::ServerState;
 
-/// For how long a late server is not waited for: first, and at most. It doubles, since a server that is far away stays so.
+/// For how long a late server is not waited for: first, and at most. It doubles, since a server that is far away
+/// stays so.
 const LATE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// How long after a failure a server is tried again: first, and at most. It doubles.
 const DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

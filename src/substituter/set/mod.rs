@@ -40,7 +40,8 @@ pub struct Policy {
 pub enum Unsigned {
     /// It is refused: for a mount, `ls` and `cat`.
     Refuse,
-    /// It is taken, and the bytes are checked against its NarHash: for `serve`, whose clients check signatures themselves.
+    /// It is taken, and the bytes are checked against its NarHash: for `serve`, whose clients check signatures
+    /// themselves.
     CheckHash,
     /// It is believed, and its ERIS contents with it: `--insecure`.
     Believe,
@@ -70,9 +71,11 @@ pub struct Found {
     pub server: Arc<dyn Substituter>,
     /// What may be done with it.
     pub standing: Standing,
-    /// ERIS contents that are bound to the path, the narinfo's own before those of overlays: to be read lazily, in this order.
+    /// ERIS contents that are bound to the path, the narinfo's own before those of overlays: to be read lazily, in
+    /// this order.
     pub bound: Vec<ErisBinding>,
-    /// ERIS contents that nobody trusted bound to it, from unsigned lines and from overlays: to be hashed whole before use.
+    /// ERIS contents that nobody trusted bound to it, from unsigned lines and from overlays: to be hashed whole
+    /// before use.
     pub unbound: Vec<ErisBinding>,
 }
 
@@ -165,7 +168,8 @@ impl Set {
 }
 
 impl Substituters {
-    /// The servers in order of preference, and overlays: places whose narinfos add ERIS contents to those of servers. Nothing is asked yet.
+    /// The servers in order of preference, and overlays: places whose narinfos add ERIS contents to those of servers.
+    /// Nothing is asked yet.
     pub fn new(
         servers: Vec<Arc<dyn Substituter>>,
         overlays: Vec<Arc<dyn Substituter>>,
@@ -188,8 +192,8 @@ impl Substituters {
         &self.set.policy
     }
 
-    /// The store directory: that of the settings, or of the first server that states one. Where all answer and none does, it is
-    /// that of Guix if only keys of Guix are trusted, else that of Nix.
+    /// The store directory: that of the settings, or of the first server that states one. Where all answer and none
+    /// does, it is that of Guix if only keys of Guix are trusted, else that of Nix.
     pub async fn store_dir(&self, deadline: Instant) -> Result<StoreDir, Error> {
         let settled = self.set.store_dir.get_or_try_init(|| settle::store_dir(&self.set));
         match timeout_at(deadline, settled).await {
@@ -201,8 +205,9 @@ impl Substituters {
         }
     }
 
-    /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that answer have
-    /// none. All servers are asked at once; an answer is kept for an hour, that there is none for a minute.
+    /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that
+    /// answer have none. All servers are asked at once; an answer is kept for an hour, that there is none for a
+    /// minute.
     pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
         if let Some(known) = self.set.memory.get(hash_part) {
             return Ok(known);
@@ -233,8 +238,8 @@ impl Substituters {
         }
     }
 
-    /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not asked: what comes is
-    /// to be hashed. Servers that are not ready shortly after the first are left out.
+    /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not
+    /// asked: what comes is to be hashed. Servers that are not ready shortly after the first are left out.
     pub async fn offers(&self, path: HashPart, nar_hash: NarHash, deadline: Instant) -> Vec<Offer> {
         match self.store_dir(deadline).await {
             Ok(store_dir) => offers::offers(&self.set, path, nar_hash, &store_dir, deadline).await,

@@ -61,8 +61,8 @@ pub(super) async fn offers(
     found.flatten().collect()
 }
 
-/// Which of the files of one narinfo is taken first: zstd, which is unpacked several times as fast as anything else that is as small; then
-/// what is smallest; then what does not say its size, in the order written.
+/// Which of the files of one narinfo is taken first: zstd, which is unpacked several times as fast as anything else
+/// that is as small; then what is smallest; then what does not say its size, in the order written.
 fn cost(download: &Download) -> (bool, u64) {
     let is_zstd = download.compression.as_deref().is_some_and(|name| name.starts_with("zstd"));
     (!is_zstd, download.file_size.unwrap_or(u64::MAX))

@@ -1,5 +1,6 @@
 //! What overlays add to the narinfo of a server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,8 +14,8 @@ use super::{Set, Standing};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::Error;
 
-/// How much longer than the server overlays are waited for, where nothing but the whole NAR could be read without them: fetching that takes
-/// longer still.
+/// How much longer than the server overlays are waited for, where nothing but the whole NAR could be read without
+/// them: fetching that takes longer still.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// All overlays, asked for one hash part.
@@ -30,7 +31,7 @@ enum Answer {
     /// Nothing: it is late or down, or failed.
     Missing,
     /// What it has.
-    Came(Option<Narinfo>),
+    Came(Option<Box<Narinfo>>),
 }
 
 impl Overlays {
@@ -64,11 +65,11 @@ impl Overlays {
     }
 
     fn take(&mut self, index: usize, answer: Result<Option<Narinfo>, Error>) {
-        self.answers[index] = answer.map_or(Answer::Missing, Answer::Came);
+        self.answers[index] = answer.map_or(Answer::Missing, |narinfo| Answer::Came(narinfo.map(Box::new)));
     }
 
-    /// Adds what the overlays have, which are waited for a little, unless the narinfo itself says all that is needed. Tells whether none of them may
-    /// have more to say.
+    /// Adds what the overlays have, which are waited for a little, unless the narinfo itself says all that is needed.
+    /// Tells whether none of them may have more to say.
     pub(super) async fn add(
         mut self,
         set: &Set,
@@ -87,7 +88,10 @@ impl Overlays {
             match answer {
                 Answer::Came(Some(addition)) => {
                     if let Err(source) = verdict.add(narinfo, addition, store_dir, &set.policy) {
-                        overlay.refused(&Error::Untrusted { server: overlay.place.name().into(), source });
+                        overlay.refused(&Error::Untrusted {
+                            server: overlay.place.name().into(),
+                            source: Arc::new(source),
+                        });
                     }
                 }
                 Answer::Came(None) => {}

@@ -17,11 +17,11 @@ use super::{Found, Set};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::Error;
 
-/// How much longer than a good answer took a better server is waited for. Two servers on one continent differ by less than 200 ms; from 300 ms on
-/// whoever lists a directory sees the wait.
+/// How much longer than a good answer took a better server is waited for. Two servers on one continent differ by less
+/// than 200 ms; from 300 ms on whoever lists a directory sees the wait.
 pub(super) const GRACE: Duration = Duration::from_millis(300);
-/// How long until a server that is still preparing a narinfo is asked again: first, and at most; it doubles. Guix says 300 s, which is meant for
-/// clients that have other places to go; small things are ready within a second.
+/// How long until a server that is still preparing a narinfo is asked again: first, and at most; it doubles. Guix
+/// says 300 s, which is meant for clients that have other places to go; small things are ready within a second.
 const BAKING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// How often it is asked at the most: over five minutes.
 const BAKING_TRIES: u32 = 40;
@@ -186,7 +186,8 @@ impl<'a> Race<'a> {
                     }
                 }
                 Err(source) => {
-                    let error = Error::Untrusted { server: server.place.name().into(), source };
+                    let error =
+                        Error::Untrusted { server: server.place.name().into(), source: Arc::new(source) };
                     server.refused(&error);
                     self.failures.push((rank, error));
                 }

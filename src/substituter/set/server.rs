@@ -94,7 +94,8 @@ impl Server {
         answer
     }
 
-    /// Takes over what it says of itself. Where that makes no sense, it says nothing; a server that fails is asked again.
+    /// Takes over what it says of itself. Where that makes no sense, it says nothing; a server that fails is asked
+    /// again.
     pub(super) fn learn(&self, info: &Result<Info, Error>, store_dir: &StoreDir) {
         let info = match info {
             Ok(info) => info.clone(),

@@ -9,8 +9,8 @@ use super::race::GRACE;
 use crate::store::StoreDir;
 use crate::substituter::{Error, Info};
 
-/// The store directory of the first server, in the order given, that states one. Those that have not answered shortly after another did are not
-/// waited for: what they say comes with their first narinfo.
+/// The store directory of the first server, in the order given, that states one. Those that have not answered shortly
+/// after another did are not waited for: what they say comes with their first narinfo.
 pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
     let mut asked: FuturesUnordered<_> = set
         .servers

@@ -57,7 +57,8 @@ fn others(narinfo: &Narinfo, known: &[ErisBinding]) -> Vec<ErisBinding> {
 }
 
 impl Verdict {
-    /// Adds the contents that the narinfo of an overlay names, if it speaks of the same NAR: they count for what its own signatures prove.
+    /// Adds the contents that the narinfo of an overlay names, if it speaks of the same NAR: they count for what its
+    /// own signatures prove.
     pub(super) fn add(
         &mut self,
         narinfo: &Narinfo,

@@ -1,7 +1,7 @@
 //! NAR files from the web, as streams: from where they broke off, if that can be had safely.
 //!
-//! Where a narinfo's `URL` leads is decided here, for all places alike: below the place itself, or to http, https and ipfs, and nowhere with a
-//! password that is meant for another host.
+//! Where a narinfo's `URL` leads is decided here, for all places alike: below the place itself, or to http, https and
+//! ipfs, and nowhere with a password that is meant for another host.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,12 +42,18 @@ impl<'a> NarUrl<'a> {
         if text.starts_with("ipfs:") {
             return ipfs::cid(text).map(Self::Ipfs).ok_or_else(|| "it is not ipfs://CID".to_owned());
         }
-        match Url::parse(text) {
-            Ok(url) => web_url(url).map(Self::Web),
-            Err(error) if error.to_string().contains("relative URL") => Ok(Self::Relative(text)),
-            Err(error) => Err(error.to_string()),
+        if !has_scheme(text) {
+            return Ok(Self::Relative(text));
         }
+        Url::parse(text).map_err(|error| error.to_string()).and_then(web_url).map(Self::Web)
     }
+}
+
+/// Whether a URL is absolute (RFC 3986, 3.1).
+fn has_scheme(url: &str) -> bool {
+    let Some((scheme, _)) = url.split_once(':') else { return false };
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
 /// A URL that may be followed, without its fragment.
@@ -72,7 +78,7 @@ struct Validator {
 
 impl Validator {
     fn of(headers: &HeaderMap, length: Option<u64>) -> Option<Self> {
-        let strong = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        let strong = headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""));
         let value = strong.or_else(|| headers.get(LAST_MODIFIED))?.clone();
         Some(Self { value, length })
     }
@@ -108,7 +114,8 @@ impl Files {
         Error::NoFile { server: Arc::clone(&self.server), url: without_secret(url) }
     }
 
-    /// The file at `url`, from byte `from` on where that can be had. Only the server's own files are asked for with its password.
+    /// The file at `url`, from byte `from` on where that can be had. Only the server's own files are asked for with
+    /// its password.
     pub(in crate::substituter) async fn open(
         &self,
         url: &Url,
@@ -173,7 +180,8 @@ impl Files {
         }
     }
 
-    /// The file is compressed as the narinfo says. If the server says that it has compressed it once more, it cannot be read.
+    /// The file is compressed as the narinfo says. If the server says that it has compressed it once more, it cannot
+    /// be read.
     fn check_encoding(&self, response: &Response) -> Result<(), Error> {
         match response.headers().get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             Some(encoding) => Err(Error::Refused {

@@ -21,13 +21,14 @@ use crate::store::narinfo;
 use crate::store::{HashPart, Narinfo};
 use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, bad_url, info};
 
-/// Narinfos and listings that are asked for at the same time; more wait their turn. As many connections to a server of HTTP/1.
+/// Narinfos and listings that are asked for at the same time; more wait their turn. As many connections to a server
+/// of HTTP/1.
 const IN_FLIGHT: usize = 32;
 
 /// A substitute server of Nix or Guix: `http://HOST/PREFIX` or `https://...`.
 ///
-/// A name and a password in the URL, else those that the netrc file has for its host, are sent to this server and to no other, wherever a
-/// narinfo or a redirect leads. A password without a name is sent as a bearer token.
+/// A name and a password in the URL, else those that the netrc file has for its host, are sent to this server and to
+/// no other, wherever a narinfo or a redirect leads. A password without a name is sent as a bearer token.
 pub struct Http {
     /// Without a secret; ends with a slash.
     base: Url,
@@ -169,7 +170,7 @@ impl Substituter for Http {
             Ok((_, text)) => Narinfo::parse(&text).map(Some).map_err(|source| Error::Narinfo {
                 server: server(),
                 hash_part,
-                source,
+                source: Arc::new(source),
             }),
             Err(absent) if absent.headers().get("x-baking").is_some_and(|baking| baking == "1") => {
                 Err(Error::Baking { server: server(), hash_part, retry_after: retry_after(absent.headers()) })

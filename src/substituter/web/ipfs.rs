@@ -1,6 +1,7 @@
 //! Who fetches `ipfs://CID` (Guix bug#76003): a gateway, or the RPC of a node.
 //!
-//! What a CID names never changes, so reading on in the middle is safe. That a gateway gives what the CID names is not checked: the NAR is.
+//! What a CID names never changes, so reading on in the middle is safe. That a gateway gives what the CID names is
+//! not checked: the NAR is.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! The web as the substitute servers of this process reach it: one client, its patience, proxies, certificates, passwords.
+//! The web as the substitute servers of this process reach it: one client, its patience, proxies, certificates,
+//! passwords.
 
 mod files;
 mod http;
@@ -21,6 +22,12 @@ pub use self::ipfs::{Ipfs, NotIpfs};
 pub use self::netrc::{Netrc, NetrcError};
 pub use self::proxies::Proxies;
 use super::Error;
+
+/// What an HTTP/2 server may send of one NAR before it is read: a window is what travels in one round trip, and 8 MiB
+/// are 1 Gbit/s at 65 ms.
+const STREAM_WINDOW: u32 = 8 << 20;
+/// And of all NARs on a connection.
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// How long a server is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +87,23 @@ impl Web {
         let proxies = settings.proxies.client_proxies()?;
         let client = crate::http::client(|builder| {
             // Of the environment only `config` knows, which has put it into the settings.
-            let builder = builder.no_proxy().connect_timeout(settings.patience.connect);
+            let builder = builder
+                .no_proxy()
+                .connect_timeout(settings.patience.connect)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+                .http2_keep_alive_interval(settings.patience.answer / 4)
+                .http2_keep_alive_timeout(settings.patience.answer / 4);
             let builder = proxies.iter().cloned().fold(builder, ClientBuilder::proxy);
             match &certificates {
                 Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
                 None => builder,
             }
         });
-        Ok(Self { client: client.map_err(failed("the HTTP client"))?, settings })
+        // What in a file only looks like a certificate is found out here.
+        let what = if certificates.is_some() { "the certificates" } else { "the HTTP client" };
+        Ok(Self { client: client.map_err(failed(what))?, settings })
     }
 
     /// Sends a request of `server` and waits for the head of the answer.
@@ -130,8 +146,8 @@ fn refusal(server: &Arc<str>, response: &Response) -> Error {
 #[error("HTTP status {0}")]
 struct NotNow(StatusCode);
 
-/// Whether a server says that it does not have a thing. A bucket of S3 that may not be listed says 403 for what is not there, and so Nix takes
-/// it for the same.
+/// Whether a server says that it does not have a thing. A bucket of S3 that may not be listed says 403 for what is
+/// not there, and so Nix takes it for the same.
 fn is_absent(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN)
 }

@@ -1,7 +1,7 @@
 //! Names and passwords of hosts, from a file in the format of `.netrc`.
 //!
-//! Nix hands such a file to curl, so it is read as curl reads it: words between white space, values in quotes, comments, `macdef` passed over.
-//! The crates that read it either stop at quoted passwords or do far more than that; the grammar has five words.
+//! Nix hands such a file to curl, so it is read as curl reads it: words between white space, values in quotes, comments,
+//! `macdef` passed over. The format has five words, too few for one more dependency.
 
 use std::fmt;
 
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn quotes_macros_and_accounts_are_as_in_curl() {
-        let text = "machine a account x login \"a b\" password \"q\\\"\\\\#\"\nmacdef init\n machine z\n cd /\n\nmachine b login l password p";
+        let text = "machine a account x login \"a b\" password \"q\\\"\\\\#\"\nmacdef init\n machine z\n cd /\n\n\
+                    machine b login l password p";
         let netrc = Netrc::parse(text).unwrap();
         assert_eq!(netrc.login("a"), Some(("a b", "q\"\\#")));
         assert_eq!(netrc.login("b"), Some(("l", "p")));

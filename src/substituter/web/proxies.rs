@@ -7,7 +7,8 @@ use reqwest::{NoProxy, Proxy};
 use crate::http::without_secret;
 use crate::substituter::Error;
 
-/// Proxies, by the scheme of what is fetched: `http://HOST:PORT`, `https://...` or `socks5://...`, with a name and password if need be.
+/// Proxies, by the scheme of what is fetched: `http://HOST:PORT`, `https://...` or `socks5://...`, with a name and
+/// password if need be.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// For `http://`.

@@ -166,7 +166,6 @@ async fn a_certificate_counts_if_the_given_authority_signed_it() {
     let (authority, acceptor) = certified::certified();
     let server = Server::start_tls(acceptor, |_| Answer::ok(NARINFO)).await;
     let trusting = WebSettings { ca: Some(authority.into_bytes()), ..WebSettings::default() };
-    // The server speaks HTTP/1 only, whatever its TLS offers.
     assert!(place_with(&server.url("/"), trusting).narinfo(part()).await.unwrap().is_some());
     let error = place(&server.url("/")).narinfo(part()).await.unwrap_err();
     assert!(error.is_transient(), "{error}");

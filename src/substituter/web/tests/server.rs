@@ -75,7 +75,10 @@ impl Server {
         acceptor: TlsAcceptor,
         answer: impl Fn(&str) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::listen(answer, Some(acceptor)).await
+        // Of what the other tests' servers offer, this one knows only HTTP/1.
+        let mut config = (**acceptor.config()).clone();
+        config.alpn_protocols.clear();
+        Self::listen(answer, Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
     async fn listen(
