@@ -190,7 +190,7 @@ impl Tree {
         }
         let (fetch, substitutes) = (&objects.fetch, objects.sources.substitutes.as_ref());
         let open = OpenPath { fetch, substitutes, resolved, facts, deadline };
-        Ok(objects.keep(slot, Arc::new(open.lazily().await?)))
+        objects.keep(slot, Arc::new(open.lazily().await?))
     }
 
     /// The ways to the whole NAR: by servers and contents that are bound to the path; and by contents that nobody signed, if there are.

@@ -1,5 +1,7 @@
 //! The opened objects of a view: each opened once however many want it, and kept while there is room.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
@@ -7,7 +9,7 @@ use futures::FutureExt;
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
 use super::open_path::OpenPath;
-use super::{Error, Expected, Inode, Object, Sources};
+use super::{Error, Expected, Fault, Inode, Object, Sources};
 use crate::block::ByteLru;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
 use crate::nar::NodeId;
@@ -21,6 +23,9 @@ pub(super) struct Objects {
     pub(super) occupants: Occupants,
     pub(super) frames: FrameCache,
     opened: Mutex<ByteLru<Slot, Arc<Object>>>,
+    /// What was shown of each that was opened, as a hash of its tree: one that is opened again, perhaps by another way, is the same.
+    shown: Mutex<HashMap<Slot, u64>>,
+    hasher: RandomState,
     /// By their names in the root; somebody who waits never joins an opening that is done ahead of need.
     opening: Flights<(String, bool), Result<Arc<Object>, Error>>,
 }
@@ -34,6 +39,8 @@ impl Objects {
             occupants: Occupants::default(),
             frames: FrameCache::new(frame_bytes),
             opened: Mutex::new(ByteLru::new(object_bytes)),
+            shown: Mutex::default(),
+            hasher: RandomState::new(),
             opening: Flights::default(),
         }
     }
@@ -74,19 +81,24 @@ impl Objects {
         }
         let stale = || Error::Stale { number: Inode::new(slot, NodeId::ROOT).into() };
         let object = self.open(self.occupants.get(slot).ok_or_else(stale)?, deadline).await?;
-        Ok(self.keep(slot, object))
+        self.keep(slot, object)
     }
 
     /// Keeps an opened object. Where another opening of it came first, that one is kept and given: its frames are known.
-    pub(super) fn keep(&self, slot: Slot, object: Arc<Object>) -> Arc<Object> {
+    pub(super) fn keep(&self, slot: Slot, object: Arc<Object>) -> Result<Arc<Object>, Error> {
+        let tree = self.hasher.hash_one(object.listing());
+        if *self.shown.lock().expect("no panic while held").entry(slot).or_insert(tree) != tree {
+            let (name, fault) = (object.name().to_owned(), Arc::new(Fault::Disagrees));
+            return Err(Error::Object { name, fault });
+        }
         let mut opened = self.opened.lock().expect("no panic while held");
         if let Some(kept) = opened.get(&slot) {
-            return kept.clone();
+            return Ok(kept.clone());
         }
         // One that is larger than the whole budget is kept too, alone.
         let memory = object.memory().min(opened.capacity());
         opened.put(slot, object.clone(), memory);
-        object
+        Ok(object)
     }
 
     /// Opens an object, together with whoever opens the same one now.

@@ -120,6 +120,10 @@ impl OpenPath<'_> {
         let fallback = self.whole(substitutes, is_format);
         let archive = match fallback.archive(self.deadline).await {
             Ok(archive) => archive,
+            // Where there never was a content, there is nothing to tell of it.
+            Err(nar) if self.resolved.bound.is_empty() && self.resolved.unbound.is_empty() => {
+                return Err(Error::Download(nar));
+            }
             Err(nar) => return Err(Error::Neither { eris: Box::new(eris), nar }),
         };
         let encoded = fallback.open(&archive, self.deadline).await?;

@@ -238,7 +238,7 @@ impl Tree {
         let object = self.objects.open(occupant.clone(), deadline).await?;
         // Only now: anybody can make up URNs, and those that lead nowhere must not fill the memory.
         let slot = self.objects.occupants.slot(occupant);
-        let object = self.objects.keep(slot, object);
+        let object = self.objects.keep(slot, object)?;
         Ok(self.node_attr(slot, &object, NodeId::ROOT))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use erisfs::block::Faulty;
+use erisfs::content::Fetch;
 use erisfs::eris::BlockSize;
 use erisfs::nar::dump;
 use erisfs::nar::seekable::{Packer, Settings, Tail};
@@ -10,7 +11,7 @@ use erisfs::store::ed25519::{self, SecretKey};
 use erisfs::store::trust::TrustedKeys;
 use erisfs::store::{StorePath, guix};
 use erisfs::substituter::{Policy, Unsigned};
-use erisfs::tree::{Catalogs, Error};
+use erisfs::tree::{self, Catalogs, Error, Inode, Sources, Tree};
 
 use crate::scene::{Scene, key, soon, specimen, with_eris};
 
@@ -202,6 +203,25 @@ async fn a_bound_content_whose_listing_is_not_that_of_the_nar_is_never_mixed_wit
     scene.top(&tree).await.unwrap().unwrap();
     scene.fault.set_all(Faulty::Missing);
     let error = scene.read(&tree, "share/first", soon()).await.unwrap_err();
+    assert!(error.to_string().contains("not have the same tree"), "{error}");
+}
+
+#[tokio::test]
+async fn a_path_that_is_opened_again_by_its_nar_is_the_one_that_was_shown() {
+    let scene = Scene::new();
+    let object = with_a_false_listing(&scene);
+    let urn = scene.shelf.put(&object, BlockSize::Large).to_string();
+    let other = scene.shelf.put(b"something else", BlockSize::Small).to_string();
+    scene.tell(key().sign_narinfo(&with_eris(&scene.plain(), &urn)).unwrap());
+    let sources = Sources { substitutes: Some(scene.substitutes(Unsigned::Refuse)), ..Sources::default() };
+    // Memory for the tree of one path, so that the other one drives it out.
+    let settings = tree::Settings { object_bytes: 1, ..tree::Settings::default() };
+    // And none for its blocks.
+    let tree = Tree::new(Fetch::new(scene.counted.clone(), 1 << 20), sources, settings);
+    let top = scene.top(&tree).await.unwrap().unwrap();
+    tree.lookup(Inode::ROOT, other.as_bytes(), soon()).await.unwrap().unwrap();
+    scene.fault.set_all(Faulty::Missing);
+    let error = tree.lookup(top.inode, b"share", soon()).await.unwrap_err();
     assert!(error.to_string().contains("not have the same tree"), "{error}");
 }
 

@@ -104,7 +104,7 @@ pub enum ListingError {
     Write(#[from] io::Error),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Content {
     Directory { first_child: u32, children: u32, subdirectories: u32 },
     File { offset: u64, size: u64 },
@@ -112,7 +112,7 @@ enum Content {
     Symlink { start: u32, length: u16 },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Node {
     content: Content,
     parent: NodeId,
@@ -121,7 +121,7 @@ struct Node {
 }
 
 /// The tree of a NAR. Methods panic on a [`NodeId`] of another, longer listing.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Listing {
     nodes: Vec<Node>,
     /// The children of each directory, side by side and sorted.
