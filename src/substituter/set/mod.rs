@@ -62,7 +62,8 @@ pub enum Standing {
     },
 }
 
-/// A narinfo that is good by the [`Policy`].
+/// A narinfo that is good by the [`Policy`]. Places in the text ([`ErisBinding::offset_in_text`]) are those of the
+/// narinfo that named the content, which may be an overlay's.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The narinfo, byte for byte as the server gave it.
