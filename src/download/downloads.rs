@@ -42,9 +42,9 @@ pub struct Downloads {
     fetch: Arc<Fetch>,
     turns: Arc<Turns>,
     /// Under way, or failed a moment ago.
-    known: Mutex<HashMap<NarHash, Entry>>,
-    /// Sources that gave something else than the NAR, the one that was found out last at the end.
-    liars: Mutex<VecDeque<(NarHash, String)>>,
+    known: Mutex<HashMap<Expected, Entry>>,
+    /// Sources that gave something else than what was expected, the one that was found out last at the end.
+    liars: Mutex<VecDeque<(Expected, String)>>,
 }
 
 #[derive(Debug)]
@@ -104,13 +104,14 @@ impl Downloads {
     pub fn start(self: &Arc<Self>, wanted: Wanted) -> Arc<Download> {
         let mut known = self.known();
         known.retain(|_, entry| entry.failed.is_none_or(|failed| failed.elapsed() < FAILED));
-        if let Some(entry) = known.get(&wanted.nar_hash)
+        let expected = Expected { nar_hash: wanted.nar_hash, nar_size: wanted.nar_size };
+        if let Some(entry) = known.get(&expected)
             && (entry.download.join() || entry.has_failed(&wanted))
         {
             return entry.download.clone();
         }
         let download = Arc::new(Download::new(&wanted, self.disk.clone(), self.fetch.clone()));
-        known.insert(wanted.nar_hash, Entry { download: download.clone(), failed: None });
+        known.insert(expected, Entry { download: download.clone(), failed: None });
         drop(known);
         tokio::spawn(self.clone().run(download.clone(), wanted.sources));
         download
@@ -168,12 +169,12 @@ impl Downloads {
             Err(error) => tracing::debug!("{error}"),
         }
         let mut known = self.known();
-        if let Some(entry) = known.get_mut(&download.expected().nar_hash)
+        if let Some(entry) = known.get_mut(&download.expected())
             && Arc::ptr_eq(&entry.download, &download)
         {
             match outcome {
                 Err(Error::Failed { .. } | Error::NotKept { .. }) => entry.failed = Some(Instant::now()),
-                _ => drop(known.remove(&download.expected().nar_hash)),
+                _ => drop(known.remove(&download.expected())),
             }
         }
         // Under the lock: whoever comes next finds it under way, or how it failed.
@@ -193,12 +194,13 @@ impl Downloads {
         let disk = self.disk.clone();
         // A cache that is just being moved to another size keeps nothing until it is done.
         let ready = spawn_blocking(move || disk.ready(DISK_PATIENCE).map(|()| disk.stat())).await;
-        let stat = ready.expect("counting does not panic");
-        let stat = stat.map_err(|error| Error::NotKept { name: name(), reason: error.to_string() })?;
+        let not_kept = |reason: String| Error::NotKept { name: name(), reason };
+        let stat = ready.map_err(|error| not_kept(error.to_string()))?;
+        let stat = stat.map_err(|error| not_kept(error.to_string()))?;
         let (limit, advice) = room(&stat);
         if nar_size > limit {
             return Err(match stat.read_through {
-                Some(reason) => Error::NotKept { name: name(), reason },
+                Some(reason) => not_kept(reason),
                 None => Error::TooLarge { name: name(), nar_size, limit, advice },
             });
         }
@@ -226,7 +228,7 @@ impl Downloads {
                         nar_size,
                     });
                 }
-                Err(Fault::Cache(reason)) => return Err(Error::NotKept { name: name(), reason }),
+                Err(Fault::Cache(reason)) => return Err(not_kept(reason)),
                 Err(Fault::Source(reason)) => {
                     if reason.is_lie() {
                         tracing::warn!("{} is not {}: {reason}", source.name(), download.name());
@@ -287,18 +289,18 @@ impl Downloads {
 
     fn is_liar(&self, expected: Expected, source: &str) -> bool {
         let liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.iter().any(|(nar_hash, name)| *nar_hash == expected.nar_hash && name == source)
+        liars.iter().any(|(lied, name)| *lied == expected && name == source)
     }
 
     fn distrust(&self, expected: Expected, source: &str) {
         let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.push_back((expected.nar_hash, source.to_owned()));
+        liars.push_back((expected, source.to_owned()));
         if liars.len() > LIARS {
             liars.pop_front();
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<NarHash, Entry>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Expected, Entry>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

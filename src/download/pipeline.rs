@@ -30,8 +30,8 @@ const TRIES: u32 = 5;
 /// The pause in between.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a NAR must be.
-#[derive(Debug, Clone, Copy)]
+/// What a NAR must be. Two who expect different sizes of one hash have nothing to do with each other: one of them was told wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Expected {
     pub(super) nar_hash: NarHash,
     pub(super) nar_size: u64,
@@ -97,7 +97,8 @@ async fn run<T: Send + 'static>(
     let (decoded, done) = tokio::join!(decoding, working);
     // What the decoder could not read explains what the other one missed.
     decoded.map_err(|panic| broken_decoder(compression, panic))??;
-    done.expect("hashing and sealing do not panic")
+    // It ends with the process.
+    done.unwrap_or_else(|error| Err(Fault::Cache(error.to_string())))
 }
 
 /// A decoder that hit upon something that its makers thought impossible.

@@ -231,6 +231,19 @@ async fn who_sends_other_bytes_is_named_and_not_asked_again_and_the_next_one_is(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_told_a_wrong_size_harms_nobody_who_knows_the_right_one() {
+    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(1_000_000));
+    let server = Server::new(nar.clone(), &[Answer::Good]);
+    let downloads = open(dir.path());
+    let right = wanted(&nar, vec![source(&server, Compression::None)]);
+    for nar_size in [right.nar_size - 8, right.nar_size + 8] {
+        let error = failure(&downloads, Wanted { nar_size, ..right.clone() }).await;
+        assert!(matches!(error, Error::Failed { .. }), "{error}");
+    }
+    assert_is(&downloads, &download(&downloads, right).await, &nar).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_that_failed_are_listed_and_not_asked_again_at_once() {
     let (dir, nar) = (tempfile::tempdir().unwrap(), nar(100_000));
     let absent = Server::new(Vec::new(), &[Answer::Absent]);
