@@ -96,9 +96,10 @@ impl BinaryCache {
     /// What nobody could say in time is not there for the moment: at this status both clients go on to their next server,
     /// while at any other Nix asks five times and then ends the build.
     pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
-        let patience = self.patience();
+        let (patience, begun) = (self.patience(), Instant::now());
         let outcome = self.narinfo_text(hash_part, Deadline::after(patience)).await;
-        if !outcome.as_ref().is_err_and(tree::Error::is_overdue) {
+        // Each way to fail that waited for somebody is told by the time that it took.
+        if outcome.is_ok() || begun.elapsed() < patience / 2 {
             *self.late.lock().expect("no panic while held") = None;
         } else if patience == self.lookup {
             *self.late.lock().expect("no panic while held") = Some(Instant::now());

@@ -229,15 +229,21 @@ async fn a_silent_server_behind_delays_an_answer_by_a_bounded_time() {
     let begun = Instant::now();
     let answer = front.get(&narinfo).await;
     assert_eq!((answer.status(), header(&answer, "cache-control")), (StatusCode::NOT_FOUND, "max-age=10"));
-    let asked_once_more = Instant::now();
+    assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    let begun = Instant::now();
     assert_eq!(front.get(&narinfo).await.status(), StatusCode::NOT_FOUND);
-    assert!(asked_once_more.elapsed() < PATIENCE, "who asks for many waits for the first");
+    assert!(begun.elapsed() < PATIENCE, "who asks for many waits for the first");
     assert_eq!(front.get("/nix-cache-info").await.status(), StatusCode::NOT_FOUND);
     upstream.heal();
-    assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+    let healed = Instant::now();
+    while front.get(&narinfo).await.status() != StatusCode::OK {
+        assert!(healed.elapsed() < SOON, "the server behind is back");
+        sleep(Duration::from_millis(100)).await;
+    }
     upstream.break_with(Fault::Silent);
+    let begun = Instant::now();
     assert!(front.get(&nar).await.status().is_server_error());
-    assert!(begun.elapsed() < 5 * PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < 4 * PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
