@@ -58,7 +58,7 @@ pub enum Error {
         /// The NAR.
         name: String,
         /// What is missing.
-        source: content::Error,
+        source: Box<content::Error>,
     },
     /// One source began with other bytes than the next one, and readers had some of them.
     #[error("{name}: its sources disagree, and what was read may be wrong")]

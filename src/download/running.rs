@@ -293,7 +293,7 @@ impl Download {
     }
 
     fn evicted(&self, source: content::Error) -> Error {
-        Error::Evicted { name: self.name.clone(), source }
+        Error::Evicted { name: self.name.clone(), source: Box::new(source) }
     }
 }
 
