@@ -15,6 +15,8 @@ use crate::substituter::{
 
 /// Where Nix has its config.
 const NIX_CONF: &str = "/etc/nix/nix.conf";
+/// Narinfos that were good, for when no server answers, below the user's cache directory.
+const NARINFOS: &str = "erisfs/narinfos.sqlite";
 /// Where Guix has its access list.
 const GUIX_ACL: &str = "/etc/guix/acl";
 
@@ -70,7 +72,9 @@ impl SubstituterFlags {
         let web = web(session, self.netrc.as_deref(), self.ipfs.as_deref())?;
         let servers = opened(servers, &web)?;
         let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
-        Ok(Some(Substituters::new(servers, overlays, policy, SetSettings::default())))
+        let on_disk = session.environment.cache_home.as_ref().map(|home| home.join(NARINFOS));
+        let settings = SetSettings { on_disk, ..SetSettings::default() };
+        Ok(Some(Substituters::new(servers, overlays, policy, settings)))
     }
 
     /// What is believed. To trust nobody where only what is signed counts is a mistake.

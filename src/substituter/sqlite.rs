@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::time::timeout;
 
 use super::web::{Files, NarUrl};
@@ -23,7 +23,11 @@ const SCHEMA: &str =
 /// What is longer than a narinfo can be is not read: whoever made the file may be hostile.
 const GET: &str = "SELECT octet_length(narinfo), iif(octet_length(narinfo) <= ?2, CAST(narinfo AS BLOB), x'')
     FROM narinfos WHERE hash_part = ?1";
-const PUT: &str = "INSERT OR REPLACE INTO narinfos (hash_part, narinfo) VALUES (?1, ?2)";
+/// What is there already is not written again.
+const PUT: &str = "INSERT INTO narinfos (hash_part, narinfo) VALUES (?1, ?2)
+    ON CONFLICT (hash_part) DO UPDATE SET narinfo = excluded.narinfo WHERE narinfo IS NOT excluded.narinfo";
+/// Bytes of a page of our databases.
+const PAGE: u64 = 4096;
 /// How long another process's transaction is waited for, and a disk.
 const BUSY: Duration = Duration::from_secs(10);
 /// For a look into a database that is made to take long, too.
@@ -76,6 +80,44 @@ impl Sqlite {
         })?;
         *shared.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         Ok(database)
+    }
+
+    /// A cache at `path` of at most `bytes`, created if it is not there. One that cannot be read is begun anew: what is in it can be had
+    /// again. It does not survive a power cut. Waits for the disk, so not for an async thread.
+    pub(super) fn cache(path: &Path, bytes: u64) -> Result<Self, Error> {
+        if let Some(folder) = path.parent() {
+            // If it cannot be made, the database says so.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        let database = Self::create(path).or_else(|error| {
+            tracing::warn!("{error}; it is begun anew");
+            // If it cannot be removed, the next attempt says why.
+            let _ = std::fs::remove_file(path);
+            Self::create(path)
+        })?;
+        let bounded = {
+            let connection = database.shared.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = connection.as_ref().expect("it was created");
+            connection.pragma_update(None, "synchronous", "OFF").and_then(|()| {
+                let pages = format!("PRAGMA max_page_count = {}", bytes / PAGE);
+                connection.query_row(&pages, [], |_| Ok(()))
+            })
+        };
+        bounded.map_err(|error| database.shared.failed(error))?;
+        Ok(database)
+    }
+
+    /// Puts a narinfo into a [cache](Self::cache). One that is full is emptied first. Waits for the disk, so not for an async thread.
+    pub(super) fn keep(&self, narinfo: &Narinfo) -> Result<(), Error> {
+        let connection = self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = connection.as_ref().ok_or_else(|| self.shared.foreign())?;
+        let hash_part = narinfo.store_path().hash_part().to_string();
+        let put = || connection.prepare_cached(PUT)?.execute((&hash_part, narinfo.as_str()));
+        let kept = put().or_else(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => connection.execute("DELETE FROM narinfos", []).and_then(|_| put()),
+            _ => Err(error),
+        });
+        kept.map(drop).map_err(|error| self.shared.failed(error))
     }
 
     /// Puts narinfos in, all or none, safe from a power cut when it returns; one that was there for the same hash
@@ -250,6 +292,31 @@ mod tests {
         let names: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["overlay.db"], "one file holds it all");
+    }
+
+    #[tokio::test]
+    async fn a_cache_keeps_within_its_size_and_is_begun_anew_where_it_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/narinfos.sqlite");
+        let cache = Sqlite::cache(&path, 32 << 10).unwrap();
+        for number in 0..100_u32 {
+            let line = format!("{number}{}", "x".repeat(1000));
+            cache.keep(&narinfo(ONE).with_line("Note", &line).unwrap()).unwrap();
+            cache.keep(&narinfo(OTHER)).unwrap();
+            let mut hash_part = [0; 20];
+            hash_part[..4].copy_from_slice(&number.to_le_bytes());
+            let row = (HashPart::from_digest(hash_part).to_string(), line);
+            let filled = cache.shared.connection.lock().unwrap().as_ref().unwrap().execute(PUT, row);
+            assert!(filled.is_ok() || number > 5);
+        }
+        assert!(std::fs::metadata(&path).unwrap().len() <= 32 << 10);
+        assert_eq!(cache.narinfo(part(OTHER)).await.unwrap(), Some(narinfo(OTHER)));
+        drop(cache);
+        std::fs::write(&path, "not a database any more, since the power went in the wrong moment").unwrap();
+        let cache = Sqlite::cache(&path, 32 << 10).unwrap();
+        assert_eq!(cache.narinfo(part(OTHER)).await.unwrap(), None);
+        cache.keep(&narinfo(OTHER)).unwrap();
+        assert_eq!(read(&path).narinfo(part(OTHER)).await.unwrap(), Some(narinfo(OTHER)));
     }
 
     #[tokio::test]

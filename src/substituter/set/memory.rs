@@ -15,6 +15,8 @@ use crate::store::HashPart;
 pub(super) const KEPT: Duration = Duration::from_secs(3600);
 /// The same for one to which a silent overlay may have something to add.
 pub(super) const KEPT_WITHOUT_OVERLAY: Duration = Duration::from_secs(60);
+/// The same for one from the disk, since no server could be asked: they are asked again soon.
+pub(super) const BEFORE: Duration = Duration::from_secs(10);
 /// How long it is believed that nobody has a path: it may be built and uploaded at any time.
 pub(super) const ABSENT: Duration = Duration::from_secs(60);
 /// The same where not all servers were asked, since some are down.

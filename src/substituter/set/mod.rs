@@ -3,6 +3,7 @@
 mod health;
 mod memory;
 mod offers;
+mod on_disk;
 mod overlays;
 mod race;
 mod server;
@@ -11,6 +12,7 @@ mod settle;
 mod tests;
 mod verdict;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -19,6 +21,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use self::memory::Memory;
+use self::on_disk::OnDisk;
 use self::server::Server;
 use super::{Error, Substituter};
 use crate::flights::Flights;
@@ -96,11 +99,13 @@ pub struct SetSettings {
     pub store_dir: Option<StoreDir>,
     /// Bytes of narinfos that are kept in memory.
     pub cache_bytes: usize,
+    /// A file for good narinfos: they are taken where no server can say anything. `None`: none is kept.
+    pub on_disk: Option<PathBuf>,
 }
 
 impl Default for SetSettings {
     fn default() -> Self {
-        Self { store_dir: None, cache_bytes: 16 << 20 }
+        Self { store_dir: None, cache_bytes: 16 << 20, on_disk: None }
     }
 }
 
@@ -156,6 +161,7 @@ struct Set {
     policy: Policy,
     store_dir: OnceCell<StoreDir>,
     memory: Memory,
+    on_disk: Option<Arc<OnDisk>>,
 }
 
 impl Set {
@@ -184,6 +190,7 @@ impl Substituters {
             policy,
             store_dir: OnceCell::new_with(settings.store_dir),
             memory: Memory::new(settings.cache_bytes),
+            on_disk: settings.on_disk.as_deref().map(OnDisk::new),
         };
         Self { set: Arc::new(set), under_way: Flights::default() }
     }
@@ -208,12 +215,15 @@ impl Substituters {
 
     /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that
     /// answer have none. All servers are asked at once; an answer is kept for an hour, that there is none for a
-    /// minute.
+    /// minute. Where the servers fail, one that was good before is taken from the disk, if it is still good.
     pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
         if let Some(known) = self.set.memory.get(hash_part) {
             return Ok(known);
         }
-        let store_dir = self.store_dir(deadline).await?;
+        let store_dir = match self.store_dir(deadline).await {
+            Ok(store_dir) => store_dir,
+            Err(error) => return race::before(&self.set, hash_part, None).await.map(Some).ok_or(error),
+        };
         let answer = self.under_way.join(hash_part, || {
             let set = Arc::clone(&self.set);
             async move { race::find(&set, hash_part, &store_dir).await }.boxed()

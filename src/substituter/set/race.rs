@@ -9,13 +9,13 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::health::Turn;
-use super::memory::{ABSENT, ABSENT_WITHOUT_ALL, Answer, KEPT, KEPT_WITHOUT_OVERLAY};
+use super::memory::{ABSENT, ABSENT_WITHOUT_ALL, Answer, BEFORE, KEPT, KEPT_WITHOUT_OVERLAY};
 use super::overlays::Overlays;
 use super::server::{Baking, Server};
 use super::verdict::{Verdict, verdict};
 use super::{Found, Set};
 use crate::store::{HashPart, Narinfo, StoreDir};
-use crate::substituter::Error;
+use crate::substituter::{Error, Substituter};
 
 /// How much longer than a good answer took a better server is waited for. Two servers on one continent differ by less
 /// than 200 ms; from 300 ms on whoever lists a directory sees the wait.
@@ -65,17 +65,49 @@ pub(super) async fn find(
     let mut race = Race::start(set, hash_part, store_dir);
     overlays.beside(race.run()).await;
     let Some((rank, narinfo, mut verdict)) = race.best.take() else {
-        let answer = race.nothing()?;
-        set.memory.put(hash_part, &answer);
-        return Ok(None);
+        return match race.nothing() {
+            Ok(answer) => {
+                set.memory.put(hash_part, &answer);
+                Ok(None)
+            }
+            Err(error) => before(set, hash_part, Some(store_dir)).await.map(Some).ok_or(error),
+        };
     };
     let is_complete = overlays.add(set, &narinfo, &mut verdict, store_dir).await;
-    let Verdict { standing, bound, unbound } = verdict;
-    let server = Arc::clone(&race.ranked[rank].place);
-    let found = Arc::new(Found { narinfo: Arc::new(narinfo), server, standing, bound, unbound });
+    let found = found(narinfo, Arc::clone(&race.ranked[rank].place), verdict);
+    if let Some(on_disk) = &set.on_disk {
+        on_disk.keep(&found.narinfo);
+    }
     let until = Instant::now() + if is_complete { KEPT } else { KEPT_WITHOUT_OVERLAY };
     set.memory.put(hash_part, &Answer { found: Some(Arc::clone(&found)), until });
     Ok(Some(found))
+}
+
+/// What a server said some time, where now all that could have it fail. Judged as if it came now; `store_dir`: where it is known.
+pub(super) async fn before(
+    set: &Set,
+    hash_part: HashPart,
+    store_dir: Option<&StoreDir>,
+) -> Option<Arc<Found>> {
+    let (narinfo, place) = set.on_disk.as_ref()?.get(hash_part).await?;
+    let store_dir = store_dir.unwrap_or(narinfo.store_dir()).clone();
+    let mut verdict = match verdict(&narinfo, hash_part, &store_dir, &set.policy) {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            tracing::debug!("a narinfo of before: {refusal}");
+            return None;
+        }
+    };
+    Overlays::ask(set, hash_part, &store_dir).add(set, &narinfo, &mut verdict, &store_dir).await;
+    let found = found(narinfo, place, verdict);
+    let until = Instant::now() + BEFORE;
+    set.memory.put(hash_part, &Answer { found: Some(Arc::clone(&found)), until });
+    Some(found)
+}
+
+fn found(narinfo: Narinfo, server: Arc<dyn Substituter>, verdict: Verdict) -> Arc<Found> {
+    let Verdict { standing, bound, unbound } = verdict;
+    Arc::new(Found { narinfo: Arc::new(narinfo), server, standing, bound, unbound })
 }
 
 /// Asks a server, after a pause.

@@ -90,3 +90,39 @@ async fn narinfos_take_a_bounded_number_of_bytes() {
     let remembered = all.iter().filter(|hash_part| memory.get(**hash_part).is_some()).count();
     assert!((10..100).contains(&remembered), "{remembered}");
 }
+
+/// A set that keeps narinfos in a file.
+fn set_on_disk(server: &Arc<Fake>, file: &std::path::Path, keys: TrustedKeys) -> Substituters {
+    let policy = Policy { keys, unsigned: Unsigned::Refuse };
+    let settings = SetSettings { on_disk: Some(file.to_owned()), ..SetSettings::default() };
+    let server: Arc<dyn Substituter> = server.clone();
+    Substituters::new(vec![server], Vec::new(), policy, settings)
+}
+
+#[tokio::test]
+async fn what_was_good_is_taken_from_the_disk_while_no_server_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("narinfos.sqlite");
+    let server = fake("server").with(&signed("a")).well();
+    let keys = || set(&[]).policy().keys.clone();
+    let first = set_on_disk(&server, &file, keys());
+    first.find(hash_part(), soon()).await.unwrap().unwrap();
+    // It is written behind.
+    let on_disk = OnDisk::new(&file);
+    while on_disk.get(hash_part()).await.is_none() {
+        sleep(millis(5)).await;
+    }
+    for mood in [Mood::Busy, Mood::Denied] {
+        server.be(mood);
+        let later = set_on_disk(&server, &file, keys());
+        let found = later.find(hash_part(), soon()).await.unwrap().unwrap();
+        assert_eq!(*found.narinfo, signed("a"));
+        assert!(found.server.name().starts_with("sqlite:"));
+    }
+    let stranger = set_on_disk(&server, &file, TrustedKeys::default());
+    stranger.find(hash_part(), soon()).await.unwrap_err();
+    server.be(WELL);
+    server.narinfos.lock().unwrap().clear();
+    let gone = set_on_disk(&server, &file, keys());
+    assert!(gone.find(hash_part(), soon()).await.unwrap().is_none(), "a server that answers is right");
+}
