@@ -23,7 +23,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
         let disk = open_existing(session, self.cache.as_deref())?;
-        let offline = self.local.open(session, disk)?;
+        let offline = self.local.open_offline(session, disk)?;
         let report = session.runtime.block_on(offline.check(&self.local.paths, self.local.closure))?;
         let total = report.total();
         if self.json {

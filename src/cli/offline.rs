@@ -14,7 +14,8 @@ use super::{Session, Usage, patience};
 use crate::block::Disk;
 use crate::eris::ReadCapability;
 use crate::offline::{Absent, Held, Offline, Report};
-use crate::substituter::Unsigned;
+use crate::store::StoreDir;
+use crate::substituter::{Substituters, Unsigned};
 
 /// Store paths that are to be on this disk.
 #[derive(Debug, Args)]
@@ -36,11 +37,38 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// The cache with the catalogs. Asks nobody yet.
+    /// The cache with the catalogs and the servers. Asks nobody yet.
     pub(super) fn open(&self, session: &Session, disk: Disk) -> anyhow::Result<Offline> {
+        let substituters = self.substituters.open(session, Unsigned::Refuse)?;
+        self.over(session, disk, substituters)
+    }
+
+    /// The cache with the catalogs and what servers said before. Never asks any of them.
+    pub(super) fn open_offline(&self, session: &Session, disk: Disk) -> anyhow::Result<Offline> {
+        let substituters = self.substituters.open_offline(session)?;
+        // There is nobody to say which store the paths are in but whoever asks for them.
+        if let (Some(substituters), Some(store_dir)) = (&substituters, self.store_dir()) {
+            substituters.settle(store_dir);
+        }
+        self.over(session, disk, substituters)
+    }
+
+    /// That of the first path that has one in front.
+    fn store_dir(&self) -> Option<StoreDir> {
+        self.paths.iter().find_map(|path| {
+            let mut folders = path.to_str()?.strip_prefix('/')?.split('/');
+            format!("/{}/{}", folders.next()?, folders.next()?).parse().ok()
+        })
+    }
+
+    fn over(
+        &self,
+        session: &Session,
+        disk: Disk,
+        substituters: Option<Substituters>,
+    ) -> anyhow::Result<Offline> {
         let urns = if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs };
-        let substitutes = self.substituters.open(session, Unsigned::Refuse)?;
-        let substitutes = substitutes.map(|substituters| substitutes_over(substituters, disk.clone()));
+        let substitutes = substituters.map(|substituters| substitutes_over(substituters, disk.clone()));
         if urns.is_empty() && substitutes.is_none() {
             return Err(Usage(NO_SOURCE.into()).into());
         }

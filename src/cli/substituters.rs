@@ -72,9 +72,16 @@ impl SubstituterFlags {
         let web = web(session, self.netrc.as_deref(), self.ipfs.as_deref())?;
         let servers = opened(servers, &web)?;
         let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
-        let on_disk = session.environment.cache_home.as_ref().map(|home| home.join(NARINFOS));
-        let settings = SetSettings { on_disk, ..SetSettings::default() };
-        Ok(Some(Substituters::new(servers, overlays, policy, settings)))
+        Ok(Some(Substituters::new(servers, overlays, policy, kept(session))))
+    }
+
+    /// What the servers said before, as far as it was kept: asks none of them. `None`: no server was named.
+    pub(super) fn open_offline(&self, session: &Session) -> anyhow::Result<Option<Substituters>> {
+        if given(&self.substituters, &session.config.substituters).is_empty() {
+            return Ok(None);
+        }
+        let policy = self.policy(session, Unsigned::Refuse)?;
+        Ok(Some(Substituters::new(Vec::new(), Vec::new(), policy, kept(session))))
     }
 
     /// What is believed. To trust nobody where only what is signed counts is a mistake.
@@ -104,6 +111,11 @@ impl SubstituterFlags {
         }
         Ok(trusted)
     }
+}
+
+fn kept(session: &Session) -> SetSettings {
+    let on_disk = session.environment.cache_home.as_ref().map(|home| home.join(NARINFOS));
+    SetSettings { on_disk, ..SetSettings::default() }
 }
 
 /// How web servers are reached.

@@ -124,7 +124,13 @@ async fn agree(sources: &Sources, timeout: Duration) -> anyhow::Result<()> {
             return Err(Usage(reason).into());
         }
         (Ok(_), _) => {}
-        (Err(error), _) => tracing::warn!("{error}"),
+        (Err(error), catalogs) => {
+            tracing::warn!("{error}");
+            // Those that come back and are of another store are left out.
+            if let Some(catalogs) = catalogs {
+                substitutes.substituters().settle(catalogs.clone());
+            }
+        }
     }
     Ok(())
 }

@@ -36,8 +36,9 @@ use crate::tree::{self, Attr, Inode, Kind, Tree};
 
 /// As long as the protocol can say. Nothing below a store path ever changes.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-/// How long a store path is missing that no substitute server has: as long as they are not asked for it again.
-const MISSING: Duration = Duration::from_secs(60);
+/// How long a store path is missing that no substitute server has. The view knows it for longer where all servers said so; where some
+/// are down they are asked again after this time.
+const MISSING: Duration = Duration::from_secs(10);
 /// As many as a 128 KiB read-ahead of 64 parallel readers needs; the kernel's default of 12 starves them.
 const MAX_BACKGROUND: u16 = 64;
 /// A block of the filesystem, for `statfs` and `st_blksize`: what one fetch brings.

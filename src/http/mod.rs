@@ -42,6 +42,19 @@ pub fn without_secret(url: &str) -> String {
     }
 }
 
+/// A URL that a stranger wrote, as it may be shown: without user, password and query, each of which may let somebody in.
+pub fn without_secrets(url: &str) -> String {
+    let Ok(mut parsed) = reqwest::Url::parse(url) else {
+        return url.split(['?', '#']).next().unwrap_or_default().to_owned();
+    };
+    // They can be set for whatever has a host; what has none has no secret there.
+    let _ = parsed.set_username("");
+    let _ = parsed.set_password(None);
+    parsed.set_query(None);
+    parsed.set_fragment(None);
+    parsed.into()
+}
+
 /// `%3D` becomes `=`: a password may have characters that a URL must write so. What is no such sequence stays.
 pub fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
@@ -71,6 +84,18 @@ mod tests {
         for (text, decoded) in [("a%2Fb%3d", "a/b="), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%C3%A9", "é")]
         {
             assert_eq!(percent_decoded(text), decoded);
+        }
+    }
+
+    #[test]
+    fn a_url_of_a_stranger_is_shown_without_anything_that_may_be_secret() {
+        for (url, shown) in [
+            ("nar/a.nar.xz?token=hush", "nar/a.nar.xz"),
+            ("https://user:hush@host/a?hush#hush", "https://host/a"),
+            ("https:user:hush@host/a?hush", "https://host/a"),
+            ("ipfs://CID", "ipfs://CID"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
         }
     }
 

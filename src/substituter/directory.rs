@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::validators::Validators;
@@ -29,6 +30,9 @@ const PIECE: usize = 256 << 10;
 /// for good.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Threads that wait for it at a time: a dead file system keeps them, and others need threads, too.
+const THREADS: usize = 32;
+
 /// A directory with `HASHPART.narinfo` files, and NARs where they say: what `nix copy --to file://DIR` and
 /// `erisfs publish --narinfo DIR` write.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub struct Directory {
     name: Arc<str>,
     validators: Validators<State>,
     files: Files,
+    turns: Arc<Semaphore>,
 }
 
 /// What a file was when it was first asked for.
@@ -60,14 +65,14 @@ impl State {
 }
 
 impl Directory {
-    /// The directory at `root`, which need not be there yet. Absolute URLs in its narinfos are followed by way of
+    /// The directory at `root`, which need not be there now. Absolute URLs in its narinfos are followed by way of
     /// `web`.
     pub fn new(root: &Path, web: Arc<Web>) -> Self {
         let name: Arc<str> = format!("file:{}", root.display()).into();
         // The process may change its directory later, as a mount in the background does.
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         let files = Files::new(Arc::clone(&name), web);
-        Self { root, name, validators: Validators::new(), files }
+        Self { root, name, validators: Validators::new(), files, turns: Arc::new(Semaphore::new(THREADS)) }
     }
 
     /// Runs `work` where it may wait for a disk, and waits for it within bounds.
@@ -75,7 +80,7 @@ impl Directory {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, Error> {
-        match blocking(&self.name, work).await {
+        match blocking(&self.name, &self.turns, work).await {
             Ok(done) => Ok(Some(done)),
             Err(Failure::Io(error)) if is_absence(&error) => Ok(None),
             Err(failure) => Err(failure.into_error(&self.name)),
@@ -113,6 +118,7 @@ impl Directory {
         let reading = Reading {
             file,
             server: Arc::clone(&self.name),
+            turns: Arc::clone(&self.turns),
             url: url.to_owned(),
             at: from,
             length: state.length,
@@ -123,7 +129,8 @@ impl Directory {
 
 /// Opens a regular file below `root`.
 fn open_beneath(root: &Path, path: &Path) -> io::Result<(File, Metadata)> {
-    let root = File::open(root)?;
+    // A root that is not there, such as a stick's, has not said that it lacks the file.
+    let root = File::open(root).map_err(|error| io::Error::other(NoRoot(error)))?;
     // Not waiting for a writer, where the name is that of a pipe.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -134,6 +141,11 @@ fn open_beneath(root: &Path, path: &Path) -> io::Result<(File, Metadata)> {
     }
     Ok((file, metadata))
 }
+
+/// The directory itself cannot be entered.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory cannot be entered: {0}")]
+struct NoRoot(io::Error);
 
 /// Whether the file is simply not there. A link that leads out of the directory is as good as none.
 fn is_absence(error: &io::Error) -> bool {
@@ -160,9 +172,19 @@ impl Failure {
 
 async fn blocking<T: Send + 'static>(
     server: &Arc<str>,
+    turns: &Arc<Semaphore>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    match timeout(PATIENCE, tokio::task::spawn_blocking(work)).await {
+    let worked = async {
+        let turn = Arc::clone(turns).acquire_owned().await.expect("it is never closed");
+        tokio::task::spawn_blocking(move || {
+            // Held by the thread: whoever gives up waiting leaves it behind.
+            let _turn = turn;
+            work()
+        })
+        .await
+    };
+    match timeout(PATIENCE, worked).await {
         Ok(Ok(done)) => done.map_err(Failure::Io),
         Ok(Err(ended)) => {
             tracing::debug!("{server}: {ended}");
@@ -176,6 +198,7 @@ async fn blocking<T: Send + 'static>(
 struct Reading {
     file: File,
     server: Arc<str>,
+    turns: Arc<Semaphore>,
     url: String,
     at: u64,
     length: u64,
@@ -189,7 +212,8 @@ impl Reading {
             if reading.at >= reading.length {
                 return None;
             }
-            match blocking(&server, move || reading.piece()).await {
+            let turns = Arc::clone(&reading.turns);
+            match blocking(&server, &turns, move || reading.piece()).await {
                 Ok((piece, reading)) if piece.is_empty() => {
                     let Reading { server, url, at: found, length: expected, .. } = reading;
                     Some((Err(Error::Truncated { server, url, found, expected }), None))
@@ -283,9 +307,17 @@ mod tests {
     async fn a_directory_without_a_cache_info_has_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(directory(folder.path()).info().await.unwrap(), Info::default());
-        assert_eq!(directory(&folder.path().join("none")).info().await.unwrap(), Info::default());
         fs::write(folder.path().join("nix-cache-info"), "StoreDir: /gnu/store\n").unwrap();
         assert_eq!(directory(folder.path()).info().await.unwrap().store_dir, Some(StoreDir::guix()));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_has_not_said_that_it_lacks_anything() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = directory(&folder.path().join("stick"));
+        assert!(matches!(gone.info().await, Err(Error::Unavailable { .. })));
+        let narinfo = gone.narinfo(hash_part("00000000000000000000000000000000")).await;
+        assert!(matches!(narinfo, Err(Error::Unavailable { .. })), "{narinfo:?}");
     }
 
     #[tokio::test]

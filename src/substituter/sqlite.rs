@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::web::{Files, NarUrl};
@@ -45,6 +46,8 @@ struct Shared {
     path: PathBuf,
     name: Arc<str>,
     connection: Mutex<Option<Connection>>,
+    /// One thread at a time: those that a dead disk keeps must not become more and more.
+    turn: Arc<Semaphore>,
 }
 
 impl Sqlite {
@@ -53,7 +56,15 @@ impl Sqlite {
         let name: Arc<str> = format!("sqlite:{}", path.display()).into();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let files = Files::new(Arc::clone(&name), web);
-        Self { shared: Arc::new(Shared { path, name, connection: Mutex::default() }), files }
+        Self {
+            shared: Arc::new(Shared {
+                path,
+                name,
+                connection: Mutex::default(),
+                turn: Arc::new(Semaphore::new(1)),
+            }),
+            files,
+        }
     }
 
     /// The database at `path`, created if it is not there, to be written. Waits for the disk, so not for an async
@@ -154,7 +165,7 @@ impl Shared {
         let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = match kept.take() {
             Some(connection) => connection,
-            None if !self.path.exists() => return Ok(None),
+            None if !self.is_there()? => return Ok(None),
             None => {
                 let connection = self.opened(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
                 match kind(&connection).map_err(|error| self.failed(error))? {
@@ -182,7 +193,20 @@ impl Shared {
         }
     }
 
+    /// Whether there is a file. A folder that is gone, such as a stick's, is not the same as a file that is not there yet.
+    fn is_there(&self) -> Result<bool, Error> {
+        let there = self.path.try_exists().and_then(|there| match self.path.parent() {
+            Some(folder) if !there => folder.metadata().map(|_| false),
+            _ => Ok(there),
+        });
+        there.map_err(|error| self.unavailable(error))
+    }
+
     fn failed(&self, error: rusqlite::Error) -> Error {
+        self.unavailable(error)
+    }
+
+    fn unavailable(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Unavailable { server: Arc::clone(&self.name), retry_after: None, source: Arc::new(error) }
     }
 
@@ -203,11 +227,10 @@ enum Kind {
 }
 
 fn kind(connection: &Connection) -> rusqlite::Result<Kind> {
-    // A view of this name could run for ever.
-    let tables =
-        "SELECT count(*), count(*) FILTER (WHERE name = 'narinfos' AND type = 'table') FROM sqlite_schema";
+    // Any other text, of a view or of columns that are computed, could make a look take for ever.
+    let tables = "SELECT count(*), count(*) FILTER (WHERE name = 'narinfos' AND type = 'table' AND sql = ?1) FROM sqlite_schema";
     let (all, narinfos): (i64, i64) =
-        connection.query_row(tables, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        connection.query_row(tables, [SCHEMA], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     Ok(match (application, all, narinfos) {
         (APPLICATION_ID, _, 1) => Kind::Narinfos,
@@ -229,7 +252,15 @@ impl Substituter for Sqlite {
     async fn narinfo(&self, hash_part: HashPart) -> Result<Option<Narinfo>, Error> {
         let shared = Arc::clone(&self.shared);
         let server = || Arc::clone(&self.shared.name);
-        let text = match timeout(PATIENCE, tokio::task::spawn_blocking(move || shared.get(hash_part))).await {
+        let looked = async {
+            let turn = Arc::clone(&shared.turn).acquire_owned().await.expect("it is never closed");
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                shared.get(hash_part)
+            })
+            .await
+        };
+        let text = match timeout(PATIENCE, looked).await {
             Ok(Ok(text)) => text?,
             Ok(Err(ended)) => {
                 return Err(Error::Unavailable {
@@ -306,8 +337,8 @@ mod tests {
             let mut hash_part = [0; 20];
             hash_part[..4].copy_from_slice(&number.to_le_bytes());
             let row = (HashPart::from_digest(hash_part).to_string(), line);
-            let filled = cache.shared.connection.lock().unwrap().as_ref().unwrap().execute(PUT, row);
-            assert!(filled.is_ok() || number > 5);
+            // Until it is full; then it is emptied by the next one that is kept.
+            let _ = cache.shared.connection.lock().unwrap().as_ref().unwrap().execute(PUT, row);
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= 32 << 10);
         assert_eq!(cache.narinfo(part(OTHER)).await.unwrap(), Some(narinfo(OTHER)));
@@ -343,6 +374,11 @@ mod tests {
         }
         assert!(matches!(read(&path).narinfo(part(ONE)).await, Err(Error::TooLong { .. })));
         assert!(matches!(read(&path).narinfo(part(OTHER)).await, Err(Error::Narinfo { .. })));
+        let computed =
+            "DROP TABLE narinfos; CREATE TABLE narinfos (hash_part TEXT NOT NULL PRIMARY KEY, narinfo TEXT AS
+            (printf('%.*c', 900000000, 'x'))) WITHOUT ROWID";
+        hostile.execute_batch(computed).unwrap();
+        assert!(matches!(read(&path).narinfo(part(ONE)).await, Err(Error::Refused { .. })));
         hostile
             .execute_batch("DROP TABLE narinfos; CREATE VIEW narinfos AS SELECT 1 AS hash_part, 2 AS narinfo")
             .unwrap();

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use self::memory::Memory;
 use self::on_disk::OnDisk;
 use self::server::Server;
+use self::settle::Settled;
 use super::{Error, Substituter};
 use crate::flights::Flights;
 use crate::store::narinfo::{Download, ErisBinding};
@@ -95,8 +96,6 @@ pub struct Offer {
 /// How a set of servers is used.
 #[derive(Debug, Clone)]
 pub struct SetSettings {
-    /// The store directory, where it is known already (from catalogs); `None`: that of the servers.
-    pub store_dir: Option<StoreDir>,
     /// Bytes of narinfos that are kept in memory.
     pub cache_bytes: usize,
     /// A file for good narinfos: they are taken where no server can say anything. `None`: none is kept.
@@ -105,7 +104,7 @@ pub struct SetSettings {
 
 impl Default for SetSettings {
     fn default() -> Self {
-        Self { store_dir: None, cache_bytes: 16 << 20, on_disk: None }
+        Self { cache_bytes: 16 << 20, on_disk: None }
     }
 }
 
@@ -188,7 +187,7 @@ impl Substituters {
             servers: servers.into_iter().map(known(false)).collect(),
             overlays: overlays.into_iter().map(known(true)).collect(),
             policy,
-            store_dir: OnceCell::new_with(settings.store_dir),
+            store_dir: OnceCell::new(),
             memory: Memory::new(settings.cache_bytes),
             on_disk: settings.on_disk.as_deref().map(OnDisk::new),
         };
@@ -203,14 +202,28 @@ impl Substituters {
     /// The store directory: that of the settings, or of the first server that states one. Where all answer and none
     /// does, it is that of Guix if only keys of Guix are trusted, else that of Nix.
     pub async fn store_dir(&self, deadline: Instant) -> Result<StoreDir, Error> {
-        let settled = self.set.store_dir.get_or_try_init(|| settle::store_dir(&self.set));
+        let settled = self.set.store_dir.get_or_try_init(|| async {
+            match settle::store_dir(&self.set).await {
+                Ok(Settled::Surely(store_dir)) => Ok(store_dir),
+                // To be asked again: it is not kept.
+                Ok(Settled::Perhaps(store_dir)) => Err(Ok(store_dir)),
+                Err(error) => Err(Err(error)),
+            }
+        });
         match timeout_at(deadline, settled).await {
-            Ok(store_dir) => store_dir.cloned(),
+            Ok(Ok(store_dir)) => Ok(store_dir.clone()),
+            Ok(Err(unsettled)) => unsettled,
             Err(_) => {
                 let servers = self.set.servers.iter().map(|server| server.place.name().to_owned()).collect();
                 Err(Error::NoStoreDir { servers })
             }
         }
+    }
+
+    /// Says that the paths are in this directory, that of the catalogs beside: servers of another are left out. Without effect once servers
+    /// have said theirs.
+    pub fn settle(&self, store_dir: StoreDir) {
+        let _ = self.set.store_dir.set(store_dir);
     }
 
     /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that
@@ -219,6 +232,9 @@ impl Substituters {
     pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
         if let Some(known) = self.set.memory.get(hash_part) {
             return Ok(known);
+        }
+        if self.set.servers.is_empty() {
+            return Ok(race::before(&self.set, hash_part, self.set.store_dir.get()).await);
         }
         let store_dir = match self.store_dir(deadline).await {
             Ok(store_dir) => store_dir,

@@ -9,9 +9,17 @@ use super::race::GRACE;
 use crate::store::StoreDir;
 use crate::substituter::{Error, Info};
 
+/// The store directory, and whether it is certain.
+pub(super) enum Settled {
+    /// It was stated, or all answered and none states any.
+    Surely(StoreDir),
+    /// Some who might state another did not answer.
+    Perhaps(StoreDir),
+}
+
 /// The store directory of the first server, in the order given, that states one. Those that have not answered shortly
 /// after another did are not waited for: what they say comes with their first narinfo.
-pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
+pub(super) async fn store_dir(set: &Set) -> Result<Settled, Error> {
     let mut asked: FuturesUnordered<_> = set
         .servers
         .iter()
@@ -31,25 +39,26 @@ pub(super) async fn store_dir(set: &Set) -> Result<StoreDir, Error> {
         }
         answers[index] = Some(answer);
     }
-    let store_dir = match answers.iter().find_map(|answer| stated(answer.as_ref())) {
-        Some(store_dir) => store_dir.clone(),
+    let settled = match answers.iter().find_map(|answer| stated(answer.as_ref())) {
+        Some(store_dir) => Settled::Surely(store_dir.clone()),
         None => default(set, &answers)?,
     };
+    let (Settled::Surely(store_dir) | Settled::Perhaps(store_dir)) = &settled;
     for (server, answer) in set.servers.iter().zip(&answers) {
         match answer {
-            Some(answer) => server.learn(answer, &store_dir),
+            Some(answer) => server.learn(answer, store_dir),
             None => server.late(),
         }
     }
-    Ok(store_dir)
+    Ok(settled)
 }
 
 fn stated(answer: Option<&Result<Info, Error>>) -> Option<&StoreDir> {
     answer?.as_ref().ok()?.store_dir.as_ref()
 }
 
-/// The directory where all answered and none stated any.
-fn default(set: &Set, answers: &[Option<Result<Info, Error>>]) -> Result<StoreDir, Error> {
+/// The directory where none stated any.
+fn default(set: &Set, answers: &[Option<Result<Info, Error>>]) -> Result<Settled, Error> {
     let failures: Vec<_> = answers
         .iter()
         .flatten()
@@ -60,5 +69,9 @@ fn default(set: &Set, answers: &[Option<Result<Info, Error>>]) -> Result<StoreDi
         return Err(Error::NobodyAnswers { failures: failures.into_iter().cloned().collect() });
     }
     let keys = &set.policy.keys;
-    Ok(if keys.nix.is_empty() && !keys.guix.is_empty() { StoreDir::guix() } else { StoreDir::nix() })
+    let is_guix = keys.nix.is_empty() && !keys.guix.is_empty();
+    let usual = if is_guix { StoreDir::guix() } else { StoreDir::nix() };
+    // Without any server there was nobody to say.
+    let is_sure = failures.is_empty() && !answers.is_empty();
+    Ok(if is_sure { Settled::Surely(usual) } else { Settled::Perhaps(usual) })
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::ipfs::{self, Ipfs};
 use super::{Web, is_absent, refusal, unavailable};
-use crate::http::without_secret;
+use crate::http::without_secrets;
 use crate::substituter::validators::Validators;
 use crate::substituter::{Error, NarFile};
 
@@ -105,13 +105,13 @@ impl Files {
 
     /// Why a narinfo's `URL` is not followed.
     pub(in crate::substituter) fn bad_url(&self, url: &str, reason: String) -> Error {
-        let url = without_secret(url).chars().take(256).collect();
+        let url = without_secrets(url).chars().take(256).collect();
         Error::BadNarUrl { server: Arc::clone(&self.server), url, reason }
     }
 
     /// That a file is not there.
     pub(in crate::substituter) fn no_file(&self, url: &str) -> Error {
-        Error::NoFile { server: Arc::clone(&self.server), url: without_secret(url) }
+        Error::NoFile { server: Arc::clone(&self.server), url: without_secrets(url) }
     }
 
     /// The file at `url`, from byte `from` on where that can be had. Only the server's own files are asked for with
@@ -199,7 +199,7 @@ impl Files {
             response,
             server: Arc::clone(&self.server),
             stall: self.web.settings.patience.stall,
-            url: without_secret(url),
+            url: without_secrets(url),
             at: from,
             length,
         };

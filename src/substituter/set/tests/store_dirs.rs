@@ -21,9 +21,8 @@ async fn the_first_server_that_states_a_store_directory_decides_and_others_are_l
 async fn a_store_directory_that_is_known_is_asked_of_nobody() {
     let guix = fake("guix").store_dir(Some(StoreDir::guix())).with(&signed("a")).well();
     let nix = fake("nix").with(&signed("a")).well();
-    let settings = SetSettings { store_dir: Some(StoreDir::nix()), ..SetSettings::default() };
-    let servers: Vec<Arc<dyn Substituter>> = vec![guix.clone(), nix.clone()];
-    let set = Substituters::new(servers, vec![], policy(Unsigned::Refuse), settings);
+    let set = set(&[&guix, &nix]);
+    set.settle(StoreDir::nix());
     assert_eq!(timed(set.store_dir(soon())).await.1, 0);
     assert_eq!(
         timed(found_at(&set)).await,
@@ -65,4 +64,15 @@ async fn where_all_fail_the_error_names_them_and_the_next_one_asks_again() {
     assert!(matches!(&error, Error::NobodyAnswers { failures } if failures.len() == 2), "{error:?}");
     b.be(WELL);
     assert_eq!(found_at(&set).await, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_guessed_while_a_server_failed_is_not_kept() {
+    let silent = fake("says nothing").store_dir(None).well();
+    let guix = fake("guix").store_dir(Some(StoreDir::guix())).mood(Mood::Busy);
+    let set = set(&[&silent, &guix]);
+    assert_eq!(set.store_dir(soon()).await.unwrap(), StoreDir::nix());
+    guix.be(WELL);
+    assert_eq!(set.store_dir(soon()).await.unwrap(), StoreDir::guix());
+    assert_eq!(set.status()[1].state, ServerState::Up);
 }
