@@ -103,6 +103,12 @@ impl Stack {
         Stack { memory: Arc::new(Cache::new(below, memory_bytes)), disk, race }
     }
 
+    /// Counts what `disk` holds as being here, too, where the sources are read without a cache on disk: NARs are downloaded into it.
+    pub fn beside(mut self, disk: &Disk) -> Self {
+        self.disk.get_or_insert_with(|| disk.clone());
+        self
+    }
+
     /// The store to read from.
     pub fn store(&self) -> Arc<dyn BlockStore> {
         self.memory.clone()

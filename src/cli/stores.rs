@@ -62,6 +62,10 @@ impl Stores {
             (true, None, None, Some((dir, settings))) => Some(Disk::open(&dir, settings)?),
             (true, None, None, None) => None,
         };
+        let stack = match &nars {
+            Some(nars) => stack.beside(nars),
+            None => stack,
+        };
         Ok(Stores { stack, nars, scratch })
     }
 }

@@ -114,7 +114,7 @@ const GREETING: Duration = Duration::from_secs(5);
 async fn agree(sources: &Sources, timeout: Duration) -> anyhow::Result<()> {
     let Some(substitutes) = &sources.substitutes else { return Ok(()) };
     match (
-        substitutes.learn_store_dir(Deadline::after(timeout.min(GREETING))).await,
+        substitutes.learn_store_dir(Deadline::after(GREETING.min(timeout / 4))).await,
         sources.catalogs.store_dir(),
     ) {
         (Ok(servers), Some(catalogs)) if servers != catalogs => {

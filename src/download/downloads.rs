@@ -327,8 +327,11 @@ fn room(stat: &DiskStat) -> (u64, &'static str) {
     let free = stat.free.saturating_sub(stat.free_floor);
     let pinned = stat.pinned.saturating_mul(BlockSize::Large.bytes() as u64);
     let limits = [
-        (stat.size / 2, "set a larger one (--cache-size)"),
-        (stat.on_disk.saturating_add(free) / 2, "the file system is nearly full"),
+        (stat.size / 2, "half of its size, so set a larger one (--cache-size)"),
+        (
+            stat.on_disk.saturating_add(free) / 2,
+            "the file system is nearly full (cache.free-floor in the config says how much stays free; --no-cache keeps it elsewhere)",
+        ),
         ((stat.size / 5 * 4).saturating_sub(pinned), "too much of it is pinned"),
     ];
     limits.into_iter().min_by_key(|(limit, _)| *limit).expect("there are three")

@@ -17,7 +17,7 @@ use super::running::Download;
 use crate::block::{Block, Disk, Stored};
 use crate::compress::{self, Compression};
 use crate::eris::{ConvergenceSecret, Encoder, ReadCapability, Reference, SealedBlock};
-use crate::nar::{Hasher, Listing, ListingError};
+use crate::nar::{Hasher, Listing, ListingError, ParseError};
 use crate::store::NarHash;
 
 /// Bytes of the NAR that go from one thread to the other in one piece.
@@ -154,7 +154,9 @@ fn check(
 
 /// What the hasher refuses is no NAR.
 fn not_a_nar(error: io::Error) -> Reason {
-    Reason::Nar(Arc::new(error.downcast().unwrap_or_else(ListingError::Write)))
+    let refused = error.downcast::<ListingError>();
+    let refused = refused.or_else(|error| error.downcast::<ParseError>().map(ListingError::Tree));
+    Reason::Nar(Arc::new(refused.unwrap_or_else(ListingError::Write)))
 }
 
 /// Seals the bytes of a NAR, and keeps the blocks.
