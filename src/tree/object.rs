@@ -43,11 +43,11 @@ pub struct Expected {
 #[derive(Debug)]
 pub struct Object {
     name: String,
-    encoded: Encoded,
+    encoded: Arc<Encoded>,
     listing: Arc<Listing>,
     profile: Option<Profile>,
     /// The NAR on this disk, since it had to be fetched as a whole.
-    archive: OnceLock<Encoded>,
+    archive: OnceLock<Arc<Encoded>>,
     fallback: Option<Arc<Fallback>>,
 }
 
@@ -87,7 +87,10 @@ impl Object {
         match facts {
             // The kernel has been told what the catalog says: other facts would cut files off.
             Some(expected) if expected != found => Err(fault(Fault::Facts { expected, found })),
-            _ => Ok(Object { name, encoded, listing, profile, archive: OnceLock::new(), fallback: None }),
+            _ => {
+                let encoded = Arc::new(encoded);
+                Ok(Object { name, encoded, listing, profile, archive: OnceLock::new(), fallback: None })
+            }
         }
     }
 
@@ -109,6 +112,11 @@ impl Object {
 
     /// What it is read from now.
     pub(super) fn encoded(&self) -> &Encoded {
+        self.shared()
+    }
+
+    /// The same, for whoever reads on his own.
+    pub(super) fn shared(&self) -> &Arc<Encoded> {
         self.archive.get().unwrap_or(&self.encoded)
     }
 
@@ -215,7 +223,7 @@ impl Object {
             return Err(Error::Object { name: self.path_of(node), fault: Arc::new(Fault::Disagrees) });
         }
         let opened = fallback.open(&archive, deadline).await?;
-        let archive = self.archive.get_or_init(|| opened);
+        let archive = self.archive.get_or_init(|| Arc::new(opened));
         archive.read_range(range, frames, deadline).await.map_err(self.read_error(node))
     }
 

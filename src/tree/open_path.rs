@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use super::as_read::AsRead;
 use super::binding::bound;
 use super::fallback::Fallback;
 use super::sources::{FIRST, Resolved, Substitutes};
 use super::{Error, Facts, Fault, Object};
 use crate::compress::Compression;
 use crate::content::{Deadline, Fetch};
-use crate::download::{FromContent, Known};
+use crate::download::Known;
 use crate::store::StorePath;
 use crate::store::narinfo::ErisBinding;
 
@@ -100,7 +101,7 @@ impl OpenPath<'_> {
         let object = self.content(binding, patience).await?;
         let form = object.compression().expect("what is no archive was refused");
         let (narinfo, capability) = (&self.resolved.narinfo, *object.capability());
-        let source = Arc::new(FromContent::new(self.fetch.clone(), capability, form));
+        let source = Arc::new(AsRead::new(&object));
         let downloads = &substitutes.downloads;
         let checked = downloads.check(source, narinfo.nar_hash(), narinfo.nar_size(), patience).await;
         if checked.map_err(Error::Download)? != *object.listing() {
