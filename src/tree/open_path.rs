@@ -69,7 +69,7 @@ impl OpenPath<'_> {
                     )
                     .await
                     {
-                        Ok(object) => return Ok(object.with_fallback(self.fallback(false))),
+                        Ok(object) => return Ok(object.with_fallback(self.fallback(false)).known_by_hash()),
                         Err(error) => tracing::debug!("opening what was hashed before: {error}"),
                     }
                 }
@@ -86,7 +86,7 @@ impl OpenPath<'_> {
         let mut failure = None;
         for binding in &self.resolved.unbound {
             match self.hash(substitutes, binding).await {
-                Ok(object) => return Some(Ok(object.with_fallback(self.fallback(false)))),
+                Ok(object) => return Some(Ok(object.with_fallback(self.fallback(false)).known_by_hash())),
                 Err(error) => {
                     tracing::warn!("an ERIS content that is not signed: {error}");
                     failure = failure.or(Some(error));
@@ -129,7 +129,7 @@ impl OpenPath<'_> {
         };
         let encoded = fallback.open(&archive, self.deadline).await?;
         let object = Object::of(self.path().to_string(), encoded, archive.listing, self.facts, None)?;
-        Ok(object.with_fallback(Some(fallback)))
+        Ok(object.with_fallback(Some(fallback)).known_by_hash())
     }
 
     fn path(&self) -> &StorePath {
