@@ -170,6 +170,14 @@ pub enum Reason {
     },
 }
 
+impl Error {
+    /// Whether each source that there is gave something else than the NAR.
+    pub fn is_lie(&self) -> bool {
+        matches!(self, Self::Failed { failures, .. }
+            if !failures.is_empty() && failures.iter().all(|failure| failure.reason.is_lie()))
+    }
+}
+
 impl Reason {
     /// Whether the source gave something else than the NAR, and so is not asked for it again.
     pub fn is_lie(&self) -> bool {

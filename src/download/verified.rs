@@ -15,8 +15,9 @@ use crate::compress::Compression;
 use crate::eris::ReadCapability;
 use crate::store::{NarHash, base32};
 
-/// The first line of a record. Another version is no record.
-const HEADER: &str = "erisfs-verified 1";
+/// The first line of a record. Another version is no record: by version 1 a seekable archive was hashed as a stream, which may be
+/// another NAR than its seek table leads to.
+const HEADER: &str = "erisfs-verified 2";
 /// Contents that are remembered for one NAR: as it is published by a few, in two forms.
 const MOST_CONTENTS: usize = 8;
 /// The longest record, in bytes: several times what that many contents take.
@@ -253,8 +254,8 @@ mod tests {
         let other = good.replace(&hash.to_string(), &NarHash::of(b"other").to_string());
         for broken in [
             "",
-            "erisfs-verified 1\n",
-            &good.replace(" 1\n", " 2\n"),
+            "erisfs-verified 2\n",
+            &good.replace(" 2\n", " 1\n"),
             &good.replace("none", "rar"),
             &good.replace("urn:", "url:"),
             &good[..good.len() - 1],

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::activity::InFlight;
-use super::checked::{Checked, WrongHash};
+use super::checked::{Checked, Link, WrongHash};
 use crate::content::Deadline;
 use crate::tree::{self, NarStream, Object, Tree};
 
@@ -152,9 +152,32 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// Reads a piece, hashes it by `link` if it is one of all, and remembers what comes of that.
+    async fn piece(
+        &self,
+        range: Range<u64>,
+        link: Option<Link>,
+        deadline: Deadline,
+    ) -> Result<Bytes, PieceError> {
+        let (Source::Nar(nar), Some(link)) = (self, link) else {
+            return Ok(self.read(range, deadline).await?);
+        };
+        let bytes = nar.read(range, deadline).await?;
+        match link.take(&bytes).await {
+            Ok(true) => nar.is_right(),
+            Ok(false) => {}
+            Err(wrong) => {
+                nar.is_wrong(wrong.found);
+                return Err(wrong.into());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a piece of a part.
     async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, tree::Error> {
         match self {
-            Source::Nar(nar) => nar.read(range, deadline).await,
+            Source::Nar(nar) => nar.read_part(range, deadline).await,
             Source::Encoded(object, tree) => {
                 let read = object.content().read_at(range, deadline).await;
                 let bytes =
@@ -266,13 +289,7 @@ impl Pieces {
             let patience = self.budget.patience * (1 + self.ahead.len() as u32);
             let (source, deadline) = (self.source.clone(), Deadline::after(patience));
             let link = self.checked.as_mut().map(|checked| checked.link(until == self.end));
-            let reading = tokio::spawn(async move {
-                let bytes = source.read(range, deadline).await?;
-                if let Some(link) = link {
-                    link.take(&bytes).await?;
-                }
-                Ok(bytes)
-            });
+            let reading = tokio::spawn(async move { source.piece(range, link, deadline).await });
             self.ahead.push_back(Piece { reading, _permit: permit });
             self.asked = until;
         }

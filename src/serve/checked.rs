@@ -33,7 +33,7 @@ enum Then {
 #[error("the NAR hashes to {found}, where its narinfo says {expected}: it is not sent to its end")]
 pub(super) struct WrongHash {
     expected: NarHash,
-    found: NarHash,
+    pub(super) found: NarHash,
 }
 
 impl Checked {
@@ -51,21 +51,22 @@ impl Checked {
 }
 
 impl Link {
-    /// Hashes the piece once those before it are hashed. Where one of them failed nobody asks for this one.
-    pub(super) async fn take(self, piece: &[u8]) -> Result<(), WrongHash> {
-        let Ok(mut hash) = self.before.await else { return Ok(()) };
+    /// Hashes the piece once those before it are hashed; whether it was the last one, and all is right. Where one of them failed nobody
+    /// asks for this one.
+    pub(super) async fn take(self, piece: &[u8]) -> Result<bool, WrongHash> {
+        let Ok(mut hash) = self.before.await else { return Ok(false) };
         hash.update(piece);
         match self.then {
             // If nobody waits for it, the answer was given up.
-            Then::Next(next) => drop(next.send(hash)),
-            Then::Last(expected) => {
-                let found = NarHash::new(hash.finalize().into());
-                if found != expected {
-                    return Err(WrongHash { expected, found });
-                }
+            Then::Next(next) => {
+                let _ = next.send(hash);
+                Ok(false)
             }
+            Then::Last(expected) => match NarHash::new(hash.finalize().into()) {
+                found if found == expected => Ok(true),
+                found => Err(WrongHash { expected, found }),
+            },
         }
-        Ok(())
     }
 }
 
@@ -85,14 +86,14 @@ mod tests {
         let mut checked = Checked::new(NarHash::of(b"onetwothree"));
         let (one, two, three) = (checked.link(false), checked.link(false), checked.link(true));
         let outcome = tokio::join!(three.take(b"three"), two.take(b"two"), one.take(b"one"));
-        assert_eq!(outcome, (Ok(()), Ok(()), Ok(())));
+        assert_eq!(outcome, (Ok(true), Ok(false), Ok(false)));
     }
 
     #[tokio::test]
     async fn the_last_piece_of_another_nar_is_refused() {
         let mut checked = Checked::new(NarHash::of(b"onetwothree"));
         let (one, last) = (checked.link(false), checked.link(true));
-        assert_eq!(one.take(b"onx").await, Ok(()));
+        assert_eq!(one.take(b"onx").await, Ok(false));
         let refused = last.take(b"twothree").await.expect_err("it is another NAR");
         assert_eq!(refused.found, NarHash::of(b"onxtwothree"));
     }

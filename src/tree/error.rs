@@ -9,6 +9,7 @@ use crate::download;
 use crate::eris;
 use crate::nar::ListingError;
 use crate::nar::seekable::TailError;
+use crate::store::NarHash;
 use crate::substituter;
 
 /// Why the view cannot answer. The messages name the store path, the block and its source.
@@ -155,6 +156,14 @@ pub enum Fault {
     /// The listing in the content is not that of the NAR.
     #[error("its ERIS content and its NAR do not have the same tree")]
     Disagrees,
+    /// The content holds another NAR than the narinfo says.
+    #[error("its ERIS content hashes to {found}, but its narinfo says {expected}")]
+    WrongHash {
+        /// As the narinfo has it.
+        expected: NarHash,
+        /// As the content has it.
+        found: NarHash,
+    },
     /// More nodes than inode numbers.
     #[error("{found} files and directories are more than the {MAX_NODES} that a mount can number")]
     TooManyNodes {

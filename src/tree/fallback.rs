@@ -1,11 +1,12 @@
 //! The NAR itself, for when the ERIS content of a store path cannot be read: downloaded as a whole, once, and checked.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::as_read::AsRead;
 use super::encoded::{Encoded, Form};
 use super::sources::{Resolved, Substitutes};
-use super::{Error, binding};
-use crate::content::{self, Content, Deadline, Fetch, Limits};
+use super::{Error, Fault, Object, binding};
+use crate::content::{Content, Deadline, Fetch, Limits};
 use crate::download::{self, Archive, Download, FromContent, FromServer, NarSource, Wanted};
 use crate::eris::ReadCapability;
 use crate::store::narinfo::ErisBinding;
@@ -28,7 +29,15 @@ pub(super) struct Fallback {
     /// Whether these are asked before the servers.
     contents_first: bool,
     /// Why the ERIS content is not asked any more.
-    given_up: Mutex<Option<content::Error>>,
+    given_up: Mutex<Option<GivenUp>>,
+}
+
+/// Why an ERIS content is not asked any more.
+#[derive(Debug, Clone)]
+struct GivenUp {
+    error: Error,
+    /// It holds something else, so it is not asked where there is no NAR either.
+    for_good: bool,
 }
 
 impl Fallback {
@@ -100,22 +109,60 @@ impl Fallback {
         Arc::ptr_eq(content.fetch(), self.substitutes.downloads.fetch())
     }
 
-    /// Why the ERIS content is not asked any more; `None` while it is.
-    pub(super) fn given_up(&self) -> Option<content::Error> {
-        self.given_up.lock().expect("no panic while held").clone()
-    }
-
-    /// From now on the NAR is read, or waited for.
-    pub(super) fn give_up(&self, error: content::Error) {
-        let mut given_up = self.given_up.lock().expect("no panic while held");
-        if given_up.is_none() {
-            tracing::warn!("{}: {error}; its NAR is fetched as a whole instead", self.name);
-            *given_up = Some(error);
+    /// Reads the whole NAR from `object` as its readers do, and hashes it. One that is another NAR is given up for good.
+    pub(super) async fn hash(&self, object: &Object, deadline: Deadline) -> Result<(), Error> {
+        let source = Arc::new(AsRead::new(object));
+        let checked = self.substitutes.downloads.check(source, self.nar_hash, self.nar_size, deadline).await;
+        match checked {
+            Ok(listing) if listing == *object.listing() => Ok(()),
+            Ok(_) => {
+                let error = self.fault(Fault::Disagrees);
+                self.give_up_for_good(error.clone());
+                Err(error)
+            }
+            Err(error) => {
+                if error.is_lie() {
+                    self.give_up_for_good(Error::Download(error.clone()));
+                }
+                Err(Error::Download(error))
+            }
         }
     }
 
-    /// There is no NAR either: the ERIS content is as good as anything.
+    /// Why the ERIS content is not asked any more; `None` while it is.
+    pub(super) fn given_up(&self) -> Option<Error> {
+        self.lock().as_ref().map(|given_up| given_up.error.clone())
+    }
+
+    /// From now on the NAR is read, or waited for.
+    pub(super) fn give_up(&self, error: Error) {
+        let mut given_up = self.lock();
+        if given_up.is_none() {
+            tracing::warn!("{error}; its NAR is fetched as a whole instead");
+            *given_up = Some(GivenUp { error, for_good: false });
+        }
+    }
+
+    /// All bytes of the ERIS content came, and hash to `found`.
+    pub(super) fn is_another(&self, found: NarHash) {
+        self.give_up_for_good(self.fault(Fault::WrongHash { expected: self.nar_hash, found }));
+    }
+
+    fn give_up_for_good(&self, error: Error) {
+        tracing::warn!("{error}; its ERIS content is not read any more");
+        *self.lock() = Some(GivenUp { error, for_good: true });
+    }
+
+    /// There is no NAR either: the ERIS content is as good as anything, unless it is another NAR.
     pub(super) fn try_again(&self) {
-        *self.given_up.lock().expect("no panic while held") = None;
+        self.lock().take_if(|given_up| !given_up.for_good);
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        Error::Object { name: self.name.clone(), fault: Arc::new(fault) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<GivenUp>> {
+        self.given_up.lock().expect("no panic while held")
     }
 }

@@ -5,6 +5,7 @@
 //! operation is a future that is ready at its first poll when nothing has to be fetched.
 
 mod ahead;
+mod as_read;
 mod binding;
 mod catalog;
 mod encoded;

@@ -41,16 +41,50 @@ impl NarStream {
         self.nar_hash
     }
 
-    /// The bytes of `range`, which must lie within the NAR. What fails in the ERIS content comes from a download, in mid-stream.
+    /// The bytes of `range`, which must lie within the NAR, for who hashes all of it in order and tells by [`is_right`](Self::is_right) or
+    /// [`is_wrong`](Self::is_wrong) what came of it. What fails in the ERIS content comes from a download, in mid-stream.
     pub async fn read(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
         let bytes = self.read_either(range, deadline).await?;
         self.tree.count_read(bytes.len() as u64);
         Ok(bytes)
     }
 
+    /// The same for who wants a part of the NAR and cannot hash it: the end comes only from what was hashed whole. So whoever puts a
+    /// NAR together from parts never completes a wrong one.
+    pub async fn read_part(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
+        if range.end == self.size
+            && let (Some(object), Some(fallback)) = (self.object(), &self.fallback)
+            && let Err(error) = object.hashed(fallback, deadline.share(FIRST)).await
+        {
+            tracing::debug!("{error}; the end of its NAR comes from a download");
+            self.start(fallback, deadline).await;
+        }
+        self.read(range, deadline).await
+    }
+
+    /// All bytes came, and hash to what they should.
+    pub fn is_right(&self) {
+        if let Some(object) = self.object() {
+            object.is_right();
+        }
+    }
+
+    /// All bytes came, and hash to `found`: the ERIS content is not read any more. (The end of a download comes only where it is right.)
+    pub fn is_wrong(&self, found: NarHash) {
+        if let (Some(_), Some(fallback)) = (&self.object, &self.fallback) {
+            fallback.is_another(found);
+        }
+    }
+
+    /// The object, as long as it is what is read.
+    fn object(&self) -> Option<&Arc<Object>> {
+        let is_given_up = || self.fallback.as_ref().is_some_and(|fallback| fallback.given_up().is_some());
+        self.object.as_ref().filter(|_| self.under_way().is_none() && !is_given_up())
+    }
+
     async fn read_either(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
         let mut failure = None;
-        if let Some(object) = self.object.as_ref().filter(|_| self.under_way().is_none()) {
+        if let Some(object) = self.object() {
             let patience = if self.fallback.is_some() { deadline.share(FIRST) } else { deadline };
             match object.read_range(range.clone(), self.tree.frames(), patience).await {
                 Ok(bytes) => return Ok(bytes),
@@ -66,10 +100,16 @@ impl NarStream {
         }
         match self.read_download(fallback, range, deadline).await {
             Ok(bytes) => Ok(bytes),
-            Err(nar) => Err(match failure {
-                Some(eris) => Error::Neither { eris: Box::new(eris), nar },
-                None => Error::Download(nar),
-            }),
+            Err(nar) => {
+                let eris = failure.or_else(|| fallback.given_up());
+                if !matches!(nar, download::Error::Overdue { .. }) {
+                    fallback.try_again();
+                }
+                Err(match eris {
+                    Some(eris) => Error::Neither { eris: Box::new(eris), nar },
+                    None => Error::Download(nar),
+                })
+            }
         }
     }
 
@@ -84,11 +124,7 @@ impl NarStream {
         loop {
             let download = match self.under_way() {
                 Some(download) => download,
-                None => {
-                    let download = fallback.start(deadline).await;
-                    *self.download.lock().expect("no panic while held") = Some(download.clone());
-                    download
-                }
+                None => self.start(fallback, deadline).await,
             };
             match download.read(range.clone(), deadline).await {
                 Err(download::Error::Evicted { .. } | download::Error::Unwanted { .. }) if is_first => {
@@ -104,6 +140,12 @@ impl NarStream {
                 answer => return answer,
             }
         }
+    }
+
+    async fn start(&self, fallback: &Fallback, deadline: Deadline) -> Arc<Download> {
+        let download = fallback.start(deadline).await;
+        *self.download.lock().expect("no panic while held") = Some(download.clone());
+        download
     }
 
     fn under_way(&self) -> Option<Arc<Download>> {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
 use super::encoded::{Encoded, Form};
 use super::fallback::Fallback;
@@ -43,12 +44,14 @@ pub struct Expected {
 #[derive(Debug)]
 pub struct Object {
     name: String,
-    encoded: Encoded,
+    encoded: Arc<Encoded>,
     listing: Arc<Listing>,
     profile: Option<Profile>,
     /// The NAR on this disk, since it had to be fetched as a whole.
-    archive: OnceLock<Encoded>,
+    archive: OnceLock<Arc<Encoded>>,
     fallback: Option<Arc<Fallback>>,
+    /// Set once the whole NAR was read from it and its hash was right.
+    hashed: OnceCell<()>,
 }
 
 impl Object {
@@ -87,13 +90,36 @@ impl Object {
         match facts {
             // The kernel has been told what the catalog says: other facts would cut files off.
             Some(expected) if expected != found => Err(fault(Fault::Facts { expected, found })),
-            _ => Ok(Object { name, encoded, listing, profile, archive: OnceLock::new(), fallback: None }),
+            _ => {
+                let encoded = Arc::new(encoded);
+                let (archive, hashed) = (OnceLock::new(), OnceCell::new());
+                Ok(Object { name, encoded, listing, profile, archive, fallback: None, hashed })
+            }
         }
     }
 
     /// The same object, with another way to its bytes.
     pub(super) fn with_fallback(self, fallback: Option<Arc<Fallback>>) -> Self {
         Object { fallback, ..self }
+    }
+
+    /// The same object, of which all was hashed.
+    pub(super) fn known_by_hash(self) -> Self {
+        Object { hashed: OnceCell::new_with(Some(())), ..self }
+    }
+
+    /// All of it was read and its hash is right.
+    pub(super) fn is_right(&self) {
+        // It may have been known.
+        let _ = self.hashed.set(());
+    }
+
+    /// Returns once the whole NAR was hashed as its readers get it, and is right: at once where that was done. However many wait, it is
+    /// read once.
+    pub(super) async fn hashed(&self, fallback: &Fallback, deadline: Deadline) -> Result<(), Error> {
+        let hashing = self.hashed.get_or_try_init(|| fallback.hash(self, deadline));
+        let overdue = || Err(Error::Overdue { name: self.name.clone() });
+        deadline.bound(hashing).await.map_or_else(overdue, |hashed| hashed.copied())
     }
 
     /// From what it is read now: `eris`, or `nar` where that had to be downloaded as a whole.
@@ -109,6 +135,11 @@ impl Object {
 
     /// What it is read from now.
     pub(super) fn encoded(&self) -> &Encoded {
+        self.shared()
+    }
+
+    /// The same, for whoever reads on his own.
+    pub(super) fn shared(&self) -> &Arc<Encoded> {
         self.archive.get().unwrap_or(&self.encoded)
     }
 
@@ -192,10 +223,16 @@ impl Object {
         deadline: Deadline,
         fallback: &Fallback,
     ) -> Result<Bytes, Error> {
+        let read_error = self.read_error(node);
         let first = match (self.archive.get(), fallback.given_up()) {
-            (Some(archive), _) => archive.read_range(range.clone(), frames, deadline).await,
+            (Some(archive), _) => {
+                archive.read_range(range.clone(), frames, deadline).await.map_err(&read_error)
+            }
             (None, Some(error)) => Err(error),
-            (None, None) => self.encoded.read_range(range.clone(), frames, deadline.share(FIRST)).await,
+            (None, None) => {
+                let patience = deadline.share(FIRST);
+                self.encoded.read_range(range.clone(), frames, patience).await.map_err(&read_error)
+            }
         };
         let error = match first {
             Ok(bytes) => return Ok(bytes),
@@ -208,15 +245,15 @@ impl Object {
                 if !matches!(nar, download::Error::Overdue { .. }) {
                     fallback.try_again();
                 }
-                return Err(Error::Neither { eris: Box::new(self.read_error(node)(error)), nar });
+                return Err(Error::Neither { eris: Box::new(error), nar });
             }
         };
         if archive.listing != self.listing {
             return Err(Error::Object { name: self.path_of(node), fault: Arc::new(Fault::Disagrees) });
         }
         let opened = fallback.open(&archive, deadline).await?;
-        let archive = self.archive.get_or_init(|| opened);
-        archive.read_range(range, frames, deadline).await.map_err(self.read_error(node))
+        let archive = self.archive.get_or_init(|| Arc::new(opened));
+        archive.read_range(range, frames, deadline).await.map_err(read_error)
     }
 
     fn read_error(&self, node: NodeId) -> impl Fn(content::Error) -> Error {

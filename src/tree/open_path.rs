@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use super::as_read::AsRead;
 use super::binding::bound;
 use super::fallback::Fallback;
 use super::sources::{FIRST, Resolved, Substitutes};
 use super::{Error, Facts, Fault, Object};
 use crate::compress::Compression;
 use crate::content::{Deadline, Fetch};
-use crate::download::{FromContent, Known};
+use crate::download::Known;
 use crate::store::StorePath;
 use crate::store::narinfo::ErisBinding;
 
@@ -68,7 +69,7 @@ impl OpenPath<'_> {
                     )
                     .await
                     {
-                        Ok(object) => return Ok(object.with_fallback(self.fallback(false))),
+                        Ok(object) => return Ok(object.with_fallback(self.fallback(false)).known_by_hash()),
                         Err(error) => tracing::debug!("opening what was hashed before: {error}"),
                     }
                 }
@@ -85,7 +86,7 @@ impl OpenPath<'_> {
         let mut failure = None;
         for binding in &self.resolved.unbound {
             match self.hash(substitutes, binding).await {
-                Ok(object) => return Some(Ok(object.with_fallback(self.fallback(false)))),
+                Ok(object) => return Some(Ok(object.with_fallback(self.fallback(false)).known_by_hash())),
                 Err(error) => {
                     tracing::warn!("an ERIS content that is not signed: {error}");
                     failure = failure.or(Some(error));
@@ -100,7 +101,7 @@ impl OpenPath<'_> {
         let object = self.content(binding, patience).await?;
         let form = object.compression().expect("what is no archive was refused");
         let (narinfo, capability) = (&self.resolved.narinfo, *object.capability());
-        let source = Arc::new(FromContent::new(self.fetch.clone(), capability, form));
+        let source = Arc::new(AsRead::new(&object));
         let downloads = &substitutes.downloads;
         let checked = downloads.check(source, narinfo.nar_hash(), narinfo.nar_size(), patience).await;
         if checked.map_err(Error::Download)? != *object.listing() {
@@ -128,7 +129,7 @@ impl OpenPath<'_> {
         };
         let encoded = fallback.open(&archive, self.deadline).await?;
         let object = Object::of(self.path().to_string(), encoded, archive.listing, self.facts, None)?;
-        Ok(object.with_fallback(Some(fallback)))
+        Ok(object.with_fallback(Some(fallback)).known_by_hash())
     }
 
     fn path(&self) -> &StorePath {

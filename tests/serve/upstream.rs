@@ -9,6 +9,7 @@ use erisfs::download::{Downloads, Verified};
 use erisfs::eris::BlockSize;
 use erisfs::nar::{Listing, dump};
 use erisfs::serve::{Limits, PutPolicy, Service};
+use erisfs::store::ed25519::SecretKey;
 use erisfs::store::narinfo::Download;
 use erisfs::store::trust::TrustedKeys;
 use erisfs::store::{NarHash, Narinfo, StoreDir, StorePath};
@@ -88,11 +89,21 @@ impl Front {
     }
 
     async fn limited(upstreams: &[&Origin], limits: Limits) -> Self {
+        let keys = TrustedKeys::default();
+        Self::with(upstreams, limits, Policy { keys, unsigned: Unsigned::CheckHash }, None).await
+    }
+
+    /// Blocks come from `blocks`, else from its cache alone.
+    async fn with(
+        upstreams: &[&Origin],
+        limits: Limits,
+        policy: Policy,
+        blocks: Option<Arc<dyn BlockStore>>,
+    ) -> Self {
         // Only the first call of this process installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let web = Arc::new(Web::new(WebSettings::default()).unwrap());
         let servers = upstreams.iter().map(|origin| substituter::open(&origin.url(), &web).unwrap());
-        let policy = Policy { keys: TrustedKeys::default(), unsigned: Unsigned::CheckHash };
         let substituters = Substituters::new(servers.collect(), Vec::new(), policy, SetSettings::default());
         let cache = TempDir::new().unwrap();
         let disk_settings = DiskSettings { size: 64 << 20, free_floor: 0, resize: true };
@@ -101,7 +112,8 @@ impl Front {
         let substitutes = Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified));
         let urls = [format!("cache:{}", cache.path().display())];
         let settings = StackSettings { memory_bytes: 32 << 20, disk: None, reseed: Vec::new() };
-        let store: Arc<dyn BlockStore> = Stack::open(&urls, settings).unwrap().store();
+        let store: Arc<dyn BlockStore> =
+            blocks.unwrap_or_else(|| Stack::open(&urls, settings).unwrap().store());
         let sources = Sources { substitutes: Some(substitutes), ..Sources::default() };
         let tree = Arc::new(Tree::new(Fetch::new(store.clone(), 1 << 20), sources, Settings::default()));
         let service = Service { store, tree: Some(tree), put: PutPolicy::Refuse, limits };
@@ -216,6 +228,43 @@ async fn a_wrong_nar_without_another_is_an_error_every_time() {
         assert!(failed);
     }
     assert!(upstream.seen().bytes > wrong.len() as u64 / 2, "it was asked");
+}
+
+/// A server in front of one that has the right NAR, and a key that bound another one to its path.
+async fn bound_to_another() -> (Package, Origin, Front) {
+    let mut package = Package::new();
+    let mut wrong = package.nar.clone();
+    let last = wrong.len() - 400_000;
+    wrong[last] ^= 1;
+    let shelf = Shelf::new();
+    let urn = shelf.put(&wrong, BlockSize::Large).to_string();
+    let key = SecretKey::from_seed("cache-1", &[7; 32]).unwrap();
+    let format = package.narinfo.with_line("ERISFormat", "application/x-nix-archive").unwrap();
+    package.narinfo = key.sign_narinfo(&format.with_line("ERIS", &urn).unwrap()).unwrap();
+    let upstream = package.cache(&package.nar);
+    let keys = TrustedKeys { nix: vec![key.public_key()], guix: Vec::new() };
+    let policy = Policy { keys, unsigned: Unsigned::CheckHash };
+    let front = Front::with(&[&upstream], Limits::default(), policy, Some(shelf.blocks.clone())).await;
+    (package, upstream, front)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_content_that_is_another_nar_is_streamed_once_and_never_to_its_end() {
+    let (package, _upstream, front) = bound_to_another().await;
+    let (_, nar) = package.targets();
+    assert!(front.get(&nar).await.bytes().await.is_err(), "it is another one");
+    assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar, "it comes from the server behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_nar_that_was_never_hashed_is_not_given_alone() {
+    let (package, _upstream, front) = bound_to_another().await;
+    let (_, nar) = package.targets();
+    let from = package.nar.len() - 500_000;
+    let part = client().get(format!("{}{nar}", front.url)).header("Range", format!("bytes={from}-"));
+    let part = part.send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(part.bytes().await.unwrap() == package.nar[from..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

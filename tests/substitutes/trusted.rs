@@ -1,5 +1,6 @@
 //! Each rule of trust, as the view keeps it.
 
+use std::io::Write;
 use std::sync::atomic::Ordering::SeqCst;
 
 use erisfs::block::Faulty;
@@ -191,6 +192,62 @@ async fn a_listing_that_is_not_that_of_the_nar_is_not_shown() {
     let tree = scene.tree();
     scene.assert_whole(&tree).await;
     assert_eq!((scene.xattr(&tree, "source").await, scene.place.nar_requests()), ("nar".into(), 1));
+}
+
+/// An archive whose stream is the NAR of the scene, and whose seek table leads to another one with the same tree.
+fn with_a_false_seek_table(scene: &Scene) -> Vec<u8> {
+    let mut forged = scene.nar.clone();
+    let place = forged.windows(5).position(|bytes| bytes == b"hello").unwrap();
+    forged[place] = b'j';
+    let mut packed = Vec::new();
+    let mut packer = Packer::with(&mut packed, Settings { frame_size: 64 << 10, level: 3 });
+    packer.write_all(&forged).unwrap();
+    packer.finish().unwrap();
+    let Tail::Seekable { table, listing: Some(listing), .. } =
+        Tail::parse(&packed, packed.len() as u64).unwrap()
+    else {
+        panic!("it has a listing")
+    };
+    let frames: Vec<_> = table.frames_covering(0..table.content_size()).collect();
+    let hidden = &packed[..frames.last().unwrap().compressed.end as usize];
+    // The forged frames are inside of what a decoder of the stream passes over.
+    let mut object = zstd::encode_all(&scene.nar[..], 3).unwrap();
+    let mut entries = vec![(object.len(), 0), (8, 0)];
+    object.extend([0x184D_2A50, hidden.len() as u32].map(u32::to_le_bytes).concat());
+    object.extend(hidden);
+    let size = |range: &std::ops::Range<u64>| (range.end - range.start) as usize;
+    entries.extend(frames.iter().map(|frame| (size(&frame.compressed), size(&frame.decompressed))));
+    let listing = &packed[hidden.len()..listing.end as usize];
+    object.extend(listing);
+    entries.push((listing.len(), 0));
+    object.extend([0x184D_2A5E, entries.len() as u32 * 8 + 9].map(u32::to_le_bytes).concat());
+    entries.iter().for_each(|(compressed, size)| {
+        object.extend([*compressed as u32, *size as u32].map(u32::to_le_bytes).concat());
+    });
+    object.extend((entries.len() as u32).to_le_bytes());
+    object.push(0);
+    object.extend(0x8F92_EAB1_u32.to_le_bytes());
+    assert!(zstd::decode_all(&object[..]).unwrap() == scene.nar);
+    object
+}
+
+#[tokio::test]
+async fn what_is_hashed_is_what_the_seek_table_leads_to() {
+    let scene = Scene::new();
+    let urn = scene.shelf.put(&with_a_false_seek_table(&scene), BlockSize::Large).to_string();
+    let signed = key().sign_narinfo(&scene.plain()).unwrap();
+    scene.tell(with_eris(&signed, &urn));
+    for tree in [scene.tree(), scene.tree()] {
+        scene.assert_whole(&tree).await;
+        assert_eq!((scene.xattr(&tree, "source").await, scene.place.nar_requests()), ("nar".into(), 1));
+    }
+    scene.place.lose();
+    std::fs::remove_dir_all(scene.cache.path().join("verified")).unwrap();
+    // Its stream is right, and may be what is shown.
+    let tree = scene.tree();
+    if scene.top(&tree).await.is_ok() {
+        scene.assert_whole(&tree).await;
+    }
 }
 
 #[tokio::test]
