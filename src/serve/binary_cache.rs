@@ -130,7 +130,9 @@ impl BinaryCache {
         let Some(narinfo) = self.tree.narinfo(hash_part, deadline).await? else { return Ok(None) };
         // What was published for being served by this program says where, and in a form that takes fewer bytes.
         let encoded = format!("nar/{hash_part}.nar.zst");
-        let leads_here = narinfo.downloads().iter().all(|download| download.url == encoded);
+        let downloads = narinfo.downloads();
+        // A narinfo may have an ERIS content and no URL: no stock client takes that.
+        let leads_here = !downloads.is_empty() && downloads.iter().all(|download| download.url == encoded);
         if leads_here && self.tree.catalogs().find(hash_part, deadline).await?.is_some() {
             return Ok(Some(narinfo.as_str().to_owned()));
         }
