@@ -1,12 +1,14 @@
 //! What stock `nix` and `guix` ask a substitute server for, answered from the view.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::answer::{self, Answer};
 use super::body::{Budget, Payload, Pieces, Source, held};
@@ -14,7 +16,7 @@ use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
 use crate::store::{HashPart, StoreDir};
-use crate::tree::{self, Object, Tree};
+use crate::tree::{self, Object, Substitutes, Tree};
 
 const NAR: &str = "application/x-nix-nar";
 /// How long a client may remember that there is no such path: as long as it is remembered here that no server has it.
@@ -26,6 +28,9 @@ const UNKNOWN: HeaderValue = HeaderValue::from_static("max-age=10");
 const LATE: Duration = Duration::from_secs(30);
 /// Then so many narinfos are looked up in the time of one.
 const HURRY: u32 = 10;
+/// For so long a narinfo that a server is still preparing is waited for: small ones are ready by then, and `guix publish` itself
+/// answers at once.
+const BAKING: Duration = Duration::from_secs(1);
 /// That of cache.nixos.org.
 const CATALOG_PRIORITY: u32 = 40;
 
@@ -35,7 +40,8 @@ pub(super) struct BinaryCache {
     tree: Arc<Tree>,
     budget: Arc<Budget>,
     lookup: Duration,
-    /// When the last narinfo did not come in this time, and none came since.
+    /// When a look-up last took all of this time, and failed. Those that succeed in between say nothing of it: they come from
+    /// memory, from a catalog, or from another server than the silent one.
     late: Mutex<Option<Instant>>,
 }
 
@@ -97,11 +103,9 @@ impl BinaryCache {
     /// while at any other Nix asks five times and then ends the build.
     pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
         let (patience, begun) = (self.patience(), Instant::now());
-        let outcome = self.narinfo_text(hash_part, Deadline::after(patience)).await;
-        // Each way to fail that waited for somebody is told by the time that it took.
-        if outcome.is_ok() || begun.elapsed() < patience / 2 {
-            *self.late.lock().expect("no panic while held") = None;
-        } else if patience == self.lookup {
+        let outcome = self.baked_narinfo(hash_part, Deadline::after(patience)).await;
+        // Whatever the failure is called, it is known by its time. One in a hurry proves nothing new.
+        if outcome.is_err() && patience == self.lookup && begun.elapsed() >= patience / 2 {
             *self.late.lock().expect("no panic while held") = Some(Instant::now());
         }
         match outcome {
@@ -114,11 +118,29 @@ impl BinaryCache {
         }
     }
 
-    /// How long to look for a narinfo: not long where the last one was late, since a client asks for one after the other.
+    /// How long to look for a narinfo: not long where one was late shortly before, since a client asks for one after the other.
     fn patience(&self) -> Duration {
         match *self.late.lock().expect("no panic while held") {
             Some(late) if late.elapsed() < LATE => self.lookup / HURRY,
             _ => self.lookup,
+        }
+    }
+
+    /// The narinfo, but if it is not there soon and a server is still preparing it: then that is the answer.
+    async fn baked_narinfo(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<String>, tree::Error> {
+        let substituters = self.tree.sources().substitutes.as_ref().map(Substitutes::substituters);
+        let mut text = pin!(self.narinfo_text(hash_part, deadline));
+        loop {
+            if let Ok(outcome) = timeout(BAKING, &mut text).await {
+                return outcome;
+            }
+            if let Some(baking) = substituters.and_then(|substituters| substituters.baking(hash_part)) {
+                return Err(tree::Error::Lookup(baking));
+            }
         }
     }
 
