@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::{self, Answer};
-use super::body::{Budget, Payload, Pieces, Source, held};
+use super::body::{Payload, Pieces, Source, held};
+use super::budget::{Budget, Turn};
 use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
@@ -170,7 +170,7 @@ impl BinaryCache {
 
     /// The tree of a store path, as Nix lists it, if it is known without a download.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
-        let (object, body) = match self.open(hash_part).await {
+        let (object, turn) = match self.open(hash_part).await {
             Ok(opened) => opened,
             Err(refusal) => return refusal,
         };
@@ -183,7 +183,7 @@ impl BinaryCache {
             object.listing().to_json(&mut json).map(|()| json)
         });
         match written.await {
-            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", held(json.into(), body)),
+            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", held(json.into(), turn)),
             // JSON cannot hold a name that is not UTF-8: then there is no listing of this kind.
             Ok(Err(error)) => {
                 tracing::debug!("listing of {hash_part}: {error}");
@@ -198,7 +198,7 @@ impl BinaryCache {
 
     /// The object of a store path as it was published, or the part that the request asks for.
     pub(super) async fn encoded(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
-        let (object, body) = match self.open(hash_part).await {
+        let (object, turn) = match self.open(hash_part).await {
             Ok(opened) => opened,
             Err(refusal) => return refusal,
         };
@@ -211,16 +211,16 @@ impl BinaryCache {
             entity_tag: format!("\"{}\"", object.capability().reference),
             source: Source::Encoded(object, self.tree.clone()),
         };
-        self.archive(archive, body, method, headers).await
+        self.archive(archive, turn, method, headers).await
     }
 
     /// The NAR of a store path, or the part that the request asks for.
     pub(super) async fn nar(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
-        let body = match self.body().await {
-            Ok(body) => body,
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
             Err(refusal) => return refusal,
         };
-        let nar = match self.tree.archive(hash_part, self.deadline()).await {
+        let nar = match self.tree.archive(hash_part, turn.deadline()).await {
             Ok(Some(nar)) => Arc::new(nar),
             Ok(None) => return answer::not_found(),
             Err(error) => return answer::failed(&format_args!("NAR of {hash_part}"), &error),
@@ -231,16 +231,10 @@ impl BinaryCache {
             entity_tag: format!("\"{}\"", nar.nar_hash()),
             source: Source::Nar(nar),
         };
-        self.archive(archive, body, method, headers).await
+        self.archive(archive, turn, method, headers).await
     }
 
-    async fn archive(
-        &self,
-        archive: Archive,
-        body: OwnedSemaphorePermit,
-        method: &Method,
-        headers: &HeaderMap,
-    ) -> Answer {
+    async fn archive(&self, archive: Archive, turn: Turn, method: &Method, headers: &HeaderMap) -> Answer {
         let Archive { name, length, entity_tag, source } = archive;
         if is_held(headers, &entity_tag) {
             return answer::not_modified(&entity_tag);
@@ -255,7 +249,7 @@ impl BinaryCache {
             Selection::Unsatisfiable => return answer::beyond_the_end(&entity_tag, length),
         };
         let what = format!("archive of {name}");
-        let pieces = match Pieces::start(name, source, range.clone(), self.budget.clone(), body).await {
+        let pieces = match Pieces::start(name, source, range.clone(), self.budget.clone(), turn).await {
             Ok(pieces) => pieces,
             Err(error) => return answer::failed(&what, &error),
         };
@@ -268,26 +262,22 @@ impl BinaryCache {
     }
 
     /// The object of a store path, and the right to send it; else the refusal.
-    async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, OwnedSemaphorePermit), Answer> {
-        let body = self.body().await?;
-        match self.tree.object_in_parts(hash_part, self.deadline()).await {
-            Ok(Some(object)) => Ok((object, body)),
+    async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, Turn), Answer> {
+        let turn = self.turn().await?;
+        match self.tree.object_in_parts(hash_part, turn.deadline()).await {
+            Ok(Some(object)) => Ok((object, turn)),
             Ok(None) => Err(answer::not_found()),
             Err(error) => Err(answer::failed(&format_args!("opening {hash_part}"), &error)),
         }
     }
 
     /// The right to send an archive or a listing; else the refusal.
-    async fn body(&self) -> Result<OwnedSemaphorePermit, Answer> {
-        self.budget.body().await.ok_or_else(|| {
+    async fn turn(&self) -> Result<Turn, Answer> {
+        self.budget.turn().await.ok_or_else(|| {
             let mut busy = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many archives are being sent");
             answer::set_text(&mut busy, RETRY_AFTER, "10");
             busy
         })
-    }
-
-    fn deadline(&self) -> Deadline {
-        Deadline::after(self.budget.patience())
     }
 }
 
