@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::answer::{self, Answer};
@@ -31,6 +32,8 @@ const HURRY: u32 = 10;
 /// For so long a narinfo that a server is still preparing is waited for: small ones are ready by then, and `guix publish` itself
 /// answers at once.
 const BAKING: Duration = Duration::from_secs(1);
+/// Listings of servers behind that are in memory at a time: each can have 64 MiB.
+const LISTINGS: usize = 8;
 /// That of cache.nixos.org.
 const CATALOG_PRIORITY: u32 = 40;
 
@@ -43,12 +46,15 @@ pub(super) struct BinaryCache {
     /// When a look-up last took all of this time, and failed. Those that succeed in between say nothing of it: they come from
     /// memory, from a catalog, or from another server than the silent one.
     late: Mutex<Option<Instant>>,
+    /// For listings of servers behind.
+    listings: Arc<Semaphore>,
 }
 
 impl BinaryCache {
     /// Narinfos are looked up for no longer than `lookup`.
     pub(super) fn new(tree: Arc<Tree>, budget: Arc<Budget>, lookup: Duration) -> Self {
-        BinaryCache { tree, budget, lookup, late: Mutex::default() }
+        let listings = Arc::new(Semaphore::new(LISTINGS));
+        BinaryCache { tree, budget, lookup, late: Mutex::default(), listings }
     }
 
     /// What the catalogs and the servers are, a line each. Not by which URN: whoever knows that can read them.
@@ -168,15 +174,17 @@ impl BinaryCache {
         }
     }
 
-    /// The tree of a store path, as Nix lists it, if it is known without a download.
+    /// The tree of a store path, as Nix lists it: ours, where it is known without a download, else that of the server behind.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
-        let (object, turn) = match self.open(hash_part).await {
-            Ok(opened) => opened,
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
             Err(refusal) => return refusal,
         };
-        if object.compression().is_none() {
-            return answer::not_found();
-        }
+        let object = match self.tree.object_in_parts(hash_part, turn.deadline()).await {
+            Ok(Some(object)) if object.compression().is_some() => object,
+            Ok(_) => return self.listing_behind(hash_part, turn).await,
+            Err(error) => return answer::failed(&format_args!("listing of {hash_part}"), &error),
+        };
         // A large tree takes milliseconds.
         let written = tokio::task::spawn_blocking(move || {
             let mut json = Vec::new();
@@ -192,6 +200,24 @@ impl BinaryCache {
             Err(error) => {
                 tracing::error!("listing of {hash_part}: {error}");
                 answer::line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
+            }
+        }
+    }
+
+    /// The listing of the server that gave the narinfo, as it is: to the client it is as unsigned as there.
+    async fn listing_behind(&self, hash_part: HashPart, turn: Turn) -> Answer {
+        let Some(substitutes) = &self.tree.sources().substitutes else { return answer::not_found() };
+        let deadline = turn.deadline();
+        let Some(Ok(room)) = deadline.bound(self.listings.clone().acquire_owned()).await else {
+            return busy("too many listings are being sent");
+        };
+        match substitutes.listing(hash_part, deadline).await {
+            Ok(Some(json)) => answer::whole(StatusCode::OK, "application/json", held(json, (turn, room))),
+            Ok(None) => answer::not_found(),
+            // Clients do without it.
+            Err(error) => {
+                tracing::debug!("listing of {hash_part}: {error}");
+                absent(UNKNOWN)
             }
         }
     }
@@ -273,11 +299,7 @@ impl BinaryCache {
 
     /// The right to send an archive or a listing; else the refusal.
     async fn turn(&self) -> Result<Turn, Answer> {
-        self.budget.turn().await.ok_or_else(|| {
-            let mut busy = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many archives are being sent");
-            answer::set_text(&mut busy, RETRY_AFTER, "10");
-            busy
-        })
+        self.budget.turn().await.ok_or_else(|| busy("too many archives are being sent"))
     }
 }
 
@@ -287,6 +309,13 @@ struct Archive {
     length: u64,
     entity_tag: String,
     source: Source,
+}
+
+/// There is no room now.
+fn busy(why: &str) -> Answer {
+    let mut answer = answer::line(StatusCode::SERVICE_UNAVAILABLE, why);
+    answer::set_text(&mut answer, RETRY_AFTER, "10");
+    answer
 }
 
 /// There is no such path, for as long as `cache_control` says.

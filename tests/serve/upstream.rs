@@ -171,7 +171,9 @@ async fn what_was_fetched_is_there_when_the_server_behind_is_gone() {
     let front = Front::of(&[&upstream]).await;
     let (narinfo, nar) = package.targets();
     let listing = narinfo.replace(".narinfo", ".ls");
-    assert_eq!(front.get(&listing).await.status(), StatusCode::NOT_FOUND, "nothing is known of it yet");
+    assert_eq!(front.get(&listing).await.status(), StatusCode::NOT_FOUND, "nobody has it yet");
+    upstream.add_file(&listing[1..], "the server's own");
+    assert_eq!(front.get(&listing).await.text().await.unwrap(), "the server's own");
     assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
     upstream.break_with(Fault::Refused);
     assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
