@@ -1,20 +1,23 @@
 //! What stock `nix` and `guix` ask a substitute server for, answered from the view.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_RANGE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::answer::{self, Answer};
-use super::body::{Budget, Payload, Pieces, Source, held};
+use super::body::{Payload, Pieces, Source, held};
+use super::budget::{Budget, Turn};
 use super::range::{Selection, is_held};
 use crate::compress::Compression;
 use crate::content::Deadline;
 use crate::store::{HashPart, StoreDir};
-use crate::tree::{self, Object, Tree};
+use crate::tree::{self, Object, Substitutes, Tree};
 
 const NAR: &str = "application/x-nix-nar";
 /// How long a client may remember that there is no such path: as long as it is remembered here that no server has it.
@@ -26,6 +29,11 @@ const UNKNOWN: HeaderValue = HeaderValue::from_static("max-age=10");
 const LATE: Duration = Duration::from_secs(30);
 /// Then so many narinfos are looked up in the time of one.
 const HURRY: u32 = 10;
+/// For so long a narinfo that a server is still preparing is waited for: small ones are ready by then, and `guix publish` itself
+/// answers at once.
+const BAKING: Duration = Duration::from_secs(1);
+/// Listings of servers behind that are in memory at a time: each can have 64 MiB.
+const LISTINGS: usize = 8;
 /// That of cache.nixos.org.
 const CATALOG_PRIORITY: u32 = 40;
 
@@ -35,14 +43,18 @@ pub(super) struct BinaryCache {
     tree: Arc<Tree>,
     budget: Arc<Budget>,
     lookup: Duration,
-    /// When the last narinfo did not come in this time, and none came since.
+    /// When a look-up last took all of this time, and failed. Those that succeed in between say nothing of it: they come from
+    /// memory, from a catalog, or from another server than the silent one.
     late: Mutex<Option<Instant>>,
+    /// For listings of servers behind.
+    listings: Arc<Semaphore>,
 }
 
 impl BinaryCache {
     /// Narinfos are looked up for no longer than `lookup`.
     pub(super) fn new(tree: Arc<Tree>, budget: Arc<Budget>, lookup: Duration) -> Self {
-        BinaryCache { tree, budget, lookup, late: Mutex::default() }
+        let listings = Arc::new(Semaphore::new(LISTINGS));
+        BinaryCache { tree, budget, lookup, late: Mutex::default(), listings }
     }
 
     /// What the catalogs and the servers are, a line each. Not by which URN: whoever knows that can read them.
@@ -97,11 +109,9 @@ impl BinaryCache {
     /// while at any other Nix asks five times and then ends the build.
     pub(super) async fn narinfo(&self, hash_part: HashPart) -> Answer {
         let (patience, begun) = (self.patience(), Instant::now());
-        let outcome = self.narinfo_text(hash_part, Deadline::after(patience)).await;
-        // Each way to fail that waited for somebody is told by the time that it took.
-        if outcome.is_ok() || begun.elapsed() < patience / 2 {
-            *self.late.lock().expect("no panic while held") = None;
-        } else if patience == self.lookup {
+        let outcome = self.baked_narinfo(hash_part, Deadline::after(patience)).await;
+        // Whatever the failure is called, it is known by its time. One in a hurry proves nothing new.
+        if outcome.is_err() && patience == self.lookup && begun.elapsed() >= patience / 2 {
             *self.late.lock().expect("no panic while held") = Some(Instant::now());
         }
         match outcome {
@@ -114,11 +124,29 @@ impl BinaryCache {
         }
     }
 
-    /// How long to look for a narinfo: not long where the last one was late, since a client asks for one after the other.
+    /// How long to look for a narinfo: not long where one was late shortly before, since a client asks for one after the other.
     fn patience(&self) -> Duration {
         match *self.late.lock().expect("no panic while held") {
             Some(late) if late.elapsed() < LATE => self.lookup / HURRY,
             _ => self.lookup,
+        }
+    }
+
+    /// The narinfo, but if it is not there soon and a server is still preparing it: then that is the answer.
+    async fn baked_narinfo(
+        &self,
+        hash_part: HashPart,
+        deadline: Deadline,
+    ) -> Result<Option<String>, tree::Error> {
+        let substituters = self.tree.sources().substitutes.as_ref().map(Substitutes::substituters);
+        let mut text = pin!(self.narinfo_text(hash_part, deadline));
+        loop {
+            if let Ok(outcome) = timeout(BAKING, &mut text).await {
+                return outcome;
+            }
+            if let Some(baking) = substituters.and_then(|substituters| substituters.baking(hash_part)) {
+                return Err(tree::Error::Lookup(baking));
+            }
         }
     }
 
@@ -130,7 +158,9 @@ impl BinaryCache {
         let Some(narinfo) = self.tree.narinfo(hash_part, deadline).await? else { return Ok(None) };
         // What was published for being served by this program says where, and in a form that takes fewer bytes.
         let encoded = format!("nar/{hash_part}.nar.zst");
-        let leads_here = narinfo.downloads().iter().all(|download| download.url == encoded);
+        let downloads = narinfo.downloads();
+        // A narinfo may have an ERIS content and no URL: no stock client takes that.
+        let leads_here = !downloads.is_empty() && downloads.iter().all(|download| download.url == encoded);
         if leads_here && self.tree.catalogs().find(hash_part, deadline).await?.is_some() {
             return Ok(Some(narinfo.as_str().to_owned()));
         }
@@ -144,22 +174,24 @@ impl BinaryCache {
         }
     }
 
-    /// The tree of a store path, as Nix lists it, if it is known without a download.
+    /// The tree of a store path, as Nix lists it: ours, where it is known without a download, else that of the server behind.
     pub(super) async fn listing(&self, hash_part: HashPart) -> Answer {
-        let (object, body) = match self.open(hash_part).await {
-            Ok(opened) => opened,
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
             Err(refusal) => return refusal,
         };
-        if object.compression().is_none() {
-            return answer::not_found();
-        }
+        let object = match self.tree.object_in_parts(hash_part, turn.deadline()).await {
+            Ok(Some(object)) if object.compression().is_some() => object,
+            Ok(_) => return self.listing_behind(hash_part, turn).await,
+            Err(error) => return answer::failed(&format_args!("listing of {hash_part}"), &error),
+        };
         // A large tree takes milliseconds.
         let written = tokio::task::spawn_blocking(move || {
             let mut json = Vec::new();
             object.listing().to_json(&mut json).map(|()| json)
         });
         match written.await {
-            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", held(json.into(), body)),
+            Ok(Ok(json)) => answer::whole(StatusCode::OK, "application/json", held(json.into(), turn)),
             // JSON cannot hold a name that is not UTF-8: then there is no listing of this kind.
             Ok(Err(error)) => {
                 tracing::debug!("listing of {hash_part}: {error}");
@@ -172,9 +204,27 @@ impl BinaryCache {
         }
     }
 
+    /// The listing of the server that gave the narinfo, as it is: to the client it is as unsigned as there.
+    async fn listing_behind(&self, hash_part: HashPart, turn: Turn) -> Answer {
+        let Some(substitutes) = &self.tree.sources().substitutes else { return answer::not_found() };
+        let deadline = turn.deadline();
+        let Some(Ok(room)) = deadline.bound(self.listings.clone().acquire_owned()).await else {
+            return busy("too many listings are being sent");
+        };
+        match substitutes.listing(hash_part, deadline).await {
+            Ok(Some(json)) => answer::whole(StatusCode::OK, "application/json", held(json, (turn, room))),
+            Ok(None) => answer::not_found(),
+            // Clients do without it.
+            Err(error) => {
+                tracing::debug!("listing of {hash_part}: {error}");
+                absent(UNKNOWN)
+            }
+        }
+    }
+
     /// The object of a store path as it was published, or the part that the request asks for.
     pub(super) async fn encoded(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
-        let (object, body) = match self.open(hash_part).await {
+        let (object, turn) = match self.open(hash_part).await {
             Ok(opened) => opened,
             Err(refusal) => return refusal,
         };
@@ -187,16 +237,16 @@ impl BinaryCache {
             entity_tag: format!("\"{}\"", object.capability().reference),
             source: Source::Encoded(object, self.tree.clone()),
         };
-        self.archive(archive, body, method, headers).await
+        self.archive(archive, turn, method, headers).await
     }
 
     /// The NAR of a store path, or the part that the request asks for.
     pub(super) async fn nar(&self, hash_part: HashPart, method: &Method, headers: &HeaderMap) -> Answer {
-        let body = match self.body().await {
-            Ok(body) => body,
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
             Err(refusal) => return refusal,
         };
-        let nar = match self.tree.archive(hash_part, self.deadline()).await {
+        let nar = match self.tree.archive(hash_part, turn.deadline()).await {
             Ok(Some(nar)) => Arc::new(nar),
             Ok(None) => return answer::not_found(),
             Err(error) => return answer::failed(&format_args!("NAR of {hash_part}"), &error),
@@ -207,16 +257,10 @@ impl BinaryCache {
             entity_tag: format!("\"{}\"", nar.nar_hash()),
             source: Source::Nar(nar),
         };
-        self.archive(archive, body, method, headers).await
+        self.archive(archive, turn, method, headers).await
     }
 
-    async fn archive(
-        &self,
-        archive: Archive,
-        body: OwnedSemaphorePermit,
-        method: &Method,
-        headers: &HeaderMap,
-    ) -> Answer {
+    async fn archive(&self, archive: Archive, turn: Turn, method: &Method, headers: &HeaderMap) -> Answer {
         let Archive { name, length, entity_tag, source } = archive;
         if is_held(headers, &entity_tag) {
             return answer::not_modified(&entity_tag);
@@ -231,7 +275,7 @@ impl BinaryCache {
             Selection::Unsatisfiable => return answer::beyond_the_end(&entity_tag, length),
         };
         let what = format!("archive of {name}");
-        let pieces = match Pieces::start(name, source, range.clone(), self.budget.clone(), body).await {
+        let pieces = match Pieces::start(name, source, range.clone(), self.budget.clone(), turn).await {
             Ok(pieces) => pieces,
             Err(error) => return answer::failed(&what, &error),
         };
@@ -244,26 +288,18 @@ impl BinaryCache {
     }
 
     /// The object of a store path, and the right to send it; else the refusal.
-    async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, OwnedSemaphorePermit), Answer> {
-        let body = self.body().await?;
-        match self.tree.object_in_parts(hash_part, self.deadline()).await {
-            Ok(Some(object)) => Ok((object, body)),
+    async fn open(&self, hash_part: HashPart) -> Result<(Arc<Object>, Turn), Answer> {
+        let turn = self.turn().await?;
+        match self.tree.object_in_parts(hash_part, turn.deadline()).await {
+            Ok(Some(object)) => Ok((object, turn)),
             Ok(None) => Err(answer::not_found()),
             Err(error) => Err(answer::failed(&format_args!("opening {hash_part}"), &error)),
         }
     }
 
     /// The right to send an archive or a listing; else the refusal.
-    async fn body(&self) -> Result<OwnedSemaphorePermit, Answer> {
-        self.budget.body().await.ok_or_else(|| {
-            let mut busy = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many archives are being sent");
-            answer::set_text(&mut busy, RETRY_AFTER, "10");
-            busy
-        })
-    }
-
-    fn deadline(&self) -> Deadline {
-        Deadline::after(self.budget.patience())
+    async fn turn(&self) -> Result<Turn, Answer> {
+        self.budget.turn().await.ok_or_else(|| busy("too many archives are being sent"))
     }
 }
 
@@ -273,6 +309,13 @@ struct Archive {
     length: u64,
     entity_tag: String,
     source: Source,
+}
+
+/// There is no room now.
+fn busy(why: &str) -> Answer {
+    let mut answer = answer::line(StatusCode::SERVICE_UNAVAILABLE, why);
+    answer::set_text(&mut answer, RETRY_AFTER, "10");
+    answer
 }
 
 /// There is no such path, for as long as `cache_control` says.

@@ -9,14 +9,14 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::activity::InFlight;
+use super::budget::{Budget, Pace, Turn};
 use super::checked::{Checked, Link, WrongHash};
 use crate::content::Deadline;
 use crate::tree::{self, NarStream, Object, Tree};
@@ -55,13 +55,15 @@ pub(super) struct Body {
     payload: Payload,
     /// What has been taken from the payload and is not with hyper yet.
     taken: Bytes,
+    pace: Pace,
+    budget: Arc<Budget>,
     /// Lasts until hyper has sent the last byte.
     request: Arc<InFlight>,
 }
 
 impl Body {
-    pub(super) fn new(payload: Payload, request: InFlight) -> Self {
-        Body { payload, taken: Bytes::new(), request: Arc::new(request) }
+    pub(super) fn new(payload: Payload, budget: Arc<Budget>, request: InFlight) -> Self {
+        Body { payload, taken: Bytes::new(), pace: Pace::default(), budget, request: Arc::new(request) }
     }
 
     fn length(&self) -> u64 {
@@ -78,6 +80,12 @@ impl hyper::body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
         let body = &mut *self;
+        body.pace.asked();
+        if body.length() > 0 && body.budget.needs_room_of(&body.pace) {
+            let sent = body.pace.bytes();
+            tracing::info!("an answer is cut after {sent} bytes: its client is slow, and others wait");
+            return Poll::Ready(Some(Err(Incomplete { sent })));
+        }
         if body.taken.is_empty() {
             let next = match &mut body.payload {
                 Payload::Whole(bytes) if bytes.is_empty() => None,
@@ -92,6 +100,7 @@ impl hyper::body::Body for Body {
         }
         body.request.advance();
         let frame = body.taken.split_to(FRAME.min(body.taken.len()));
+        body.pace.gave(frame.len());
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
@@ -123,7 +132,7 @@ pub(super) fn held<T: Send + 'static>(bytes: Bytes, by: T) -> Bytes {
 
 /// The rest of the body cannot be had. What was in the way is in the log.
 #[derive(Debug, thiserror::Error)]
-#[error("the body ends early, at byte {sent}")]
+#[error("the body ends early, after {sent} bytes")]
 pub(super) struct Incomplete {
     sent: u64,
 }
@@ -189,34 +198,6 @@ impl Source {
     }
 }
 
-/// How much may be read for all clients together.
-#[derive(Debug)]
-pub(super) struct Budget {
-    /// Answers in pieces, each of which has always one piece at least, and listings.
-    bodies: Arc<Semaphore>,
-    /// Pieces beyond the first of each.
-    ahead: Arc<Semaphore>,
-    patience: Duration,
-}
-
-impl Budget {
-    pub(super) fn new(bodies: usize, patience: Duration) -> Self {
-        let ahead = Arc::new(Semaphore::new(bodies));
-        Budget { bodies: Arc::new(Semaphore::new(bodies)), ahead, patience }
-    }
-
-    /// How long a piece, or anything else that has to be fetched, may take.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
-    }
-
-    /// The right to send an archive or a listing; `None` if it is not to be had within the time of a piece.
-    pub(super) async fn body(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = tokio::time::timeout(self.patience, self.bodies.clone().acquire_owned()).await;
-        permit.ok()?.ok()
-    }
-}
-
 /// A range of an object, read ahead of the client.
 #[derive(Debug)]
 pub(super) struct Pieces {
@@ -233,7 +214,7 @@ pub(super) struct Pieces {
     first: Option<Bytes>,
     ahead: VecDeque<Piece>,
     budget: Arc<Budget>,
-    body: Arc<OwnedSemaphorePermit>,
+    turn: Arc<Turn>,
 }
 
 #[derive(Debug)]
@@ -256,16 +237,16 @@ impl Pieces {
         source: Source,
         range: Range<u64>,
         budget: Arc<Budget>,
-        body: OwnedSemaphorePermit,
+        turn: Turn,
     ) -> Result<Self, PieceError> {
         let (sent, asked, end) = (range.start, range.start, range.end);
-        let (ahead, body) = (VecDeque::with_capacity(AHEAD), Arc::new(body));
+        let (ahead, begins_by, turn) = (VecDeque::with_capacity(AHEAD), turn.deadline(), Arc::new(turn));
         let checked = match &source {
             Source::Nar(nar) if range == (0..nar.size()) => Some(Checked::new(nar.nar_hash())),
             _ => None,
         };
-        let mut pieces = Pieces { name, source, checked, sent, asked, end, first: None, ahead, budget, body };
-        pieces.read_ahead();
+        let mut pieces = Pieces { name, source, checked, sent, asked, end, first: None, ahead, budget, turn };
+        pieces.read_ahead(Some(begins_by));
         if let Some(piece) = pieces.ahead.front_mut() {
             pieces.first = Some((&mut piece.reading).await??);
             pieces.ahead.pop_front();
@@ -273,21 +254,23 @@ impl Pieces {
         Ok(pieces)
     }
 
-    fn read_ahead(&mut self) {
+    /// Keeps pieces on their way; the next one is there by `first_by`, if that is given.
+    fn read_ahead(&mut self, mut first_by: Option<Deadline>) {
         while self.asked < self.end && self.ahead.len() < AHEAD {
             let permit = match self.ahead.is_empty() {
                 true => None,
-                false => match self.budget.ahead.clone().try_acquire_owned() {
-                    Ok(permit) => Some(permit),
-                    Err(_) => return,
+                false => match self.budget.ahead() {
+                    Some(permit) => Some(permit),
+                    None => return,
                 },
             };
             // Pieces begin at multiples of their size, as frames and blocks do.
             let until = (self.asked / PIECE + 1).saturating_mul(PIECE).min(self.end);
             let range = self.asked..until;
             // One piece after the other has its time: over a thin link they come in order.
-            let patience = self.budget.patience * (1 + self.ahead.len() as u32);
-            let (source, deadline) = (self.source.clone(), Deadline::after(patience));
+            let patience = self.budget.patience() * (1 + self.ahead.len() as u32);
+            let deadline = first_by.take().unwrap_or_else(|| Deadline::after(patience));
+            let source = self.source.clone();
             let link = self.checked.as_mut().map(|checked| checked.link(until == self.end));
             let reading = tokio::spawn(async move { source.piece(range, link, deadline).await });
             self.ahead.push_back(Piece { reading, _permit: permit });
@@ -296,7 +279,7 @@ impl Pieces {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Incomplete>>> {
-        self.read_ahead();
+        self.read_ahead(None);
         let piece = match (self.first.take(), self.ahead.front_mut()) {
             (Some(first), _) => Ok(first),
             (None, None) => return Poll::Ready(None),
@@ -309,8 +292,8 @@ impl Pieces {
         match piece {
             Ok(bytes) => {
                 self.sent += bytes.len() as u64;
-                self.read_ahead();
-                Poll::Ready(Some(Ok(held(bytes, self.body.clone()))))
+                self.read_ahead(None);
+                Poll::Ready(Some(Ok(held(bytes, self.turn.clone()))))
             }
             Err(error) => {
                 self.ahead.clear();

@@ -9,6 +9,7 @@ mod answer;
 mod binary_cache;
 mod blocks;
 mod body;
+mod budget;
 mod checked;
 mod range;
 mod route;
@@ -42,7 +43,8 @@ use activity::{Activity, Watched};
 use answer::Answer;
 use binary_cache::BinaryCache;
 use blocks::Blocks;
-use body::{Body, Budget, Payload};
+use body::{Body, Payload};
+use budget::Budget;
 use route::Route;
 
 /// How long to wait after a connection could not be accepted: mostly there are too many open files.
@@ -93,7 +95,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Time for a narinfo to come, wherever it comes from.
     pub lookup: Duration,
-    /// Time for a block or a piece of an archive to come, and for a block that is put.
+    /// Time for a block or a piece of an archive to come, and for a block that is put. An archive has to begin within this and
+    /// half a [`stall`](Self::stall).
     pub fetch: Duration,
     /// Time that running requests have to end when the server is shut down.
     pub grace: Duration,
@@ -138,6 +141,7 @@ impl Server {
             blocks: None,
             binary_cache: None,
             limits,
+            budget: Arc::new(Budget::new(&limits)),
             requests: Requests::new(&[]),
             process: OnceLock::from(process),
         };
@@ -227,7 +231,7 @@ async fn serve_connection(
         let (site, request_lasts) = (site.clone(), activity.begin());
         async move {
             let answer = site.answer(request).await;
-            Ok::<_, Infallible>(answer.map(|payload| Body::new(payload, request_lasts)))
+            Ok::<_, Infallible>(answer.map(|payload| Body::new(payload, site.budget.clone(), request_lasts)))
         }
     });
     let io = TokioIo::new(Watched::new(socket, activity.clone()));
@@ -259,16 +263,18 @@ struct Site {
     blocks: Option<Blocks>,
     binary_cache: Option<BinaryCache>,
     limits: Limits,
+    budget: Arc<Budget>,
     requests: Arc<Requests>,
     process: OnceLock<Arc<Process>>,
 }
 
 impl Site {
     fn new(Service { store, tree, put, limits }: Service) -> Self {
-        let budget = Arc::new(Budget::new(limits.archives, limits.fetch));
-        let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget, limits.lookup));
+        let budget = Arc::new(Budget::new(&limits));
+        let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget.clone(), limits.lookup));
         let blocks = Some(Blocks::new(store, put, limits.fetch));
-        Site { blocks, binary_cache, limits, requests: Requests::new(&KINDS), process: OnceLock::new() }
+        let (requests, process) = (Requests::new(&KINDS), OnceLock::new());
+        Site { blocks, binary_cache, limits, budget, requests, process }
     }
 
     /// Answers a request. A panic on the way is this request's fault alone.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::fallback::Fallback;
@@ -100,6 +101,18 @@ impl Substitutes {
         }
         let learnt = self.substituters.store_dir(deadline.instant()).await.map_err(Error::Lookup)?;
         Ok(self.store_dir.get_or_init(|| learnt))
+    }
+
+    /// Nix's listing of a store path (`HASHPART.ls`), as the server has it that gave its narinfo; `None` if that has none. Nobody signs
+    /// listings.
+    pub async fn listing(&self, hash_part: HashPart, deadline: Deadline) -> Result<Option<Bytes>, Error> {
+        let found = self.substituters.find(hash_part, deadline.instant()).await.map_err(Error::Lookup)?;
+        let Some(Found { server, .. }) = found.as_deref() else { return Ok(None) };
+        let listing = deadline.bound(server.listing(hash_part)).await.unwrap_or_else(|| {
+            let servers = Arc::new([server.name().to_owned()]);
+            Err(substituter::Error::Late { hash_part, servers })
+        });
+        listing.map_err(Error::Lookup)
     }
 
     /// The contents that were hashed to the NAR of a store path before, the last one first.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::process::{Finished, Running, run};
+use super::process::{Finished, Running, run, until};
 use super::scratch::{Scratch, text};
 
 /// A variable that `tests/peers/run` sets.
@@ -30,6 +30,10 @@ pub fn store_path(peer_name: &str, name: &str) -> String {
 /// The same path as this machine sees it.
 pub fn on_this_machine(store_path: &str) -> PathBuf {
     root().join(store_path.trim_start_matches('/'))
+}
+
+pub fn narinfo(store_path: &str) -> String {
+    format!("{}.narinfo", hash_part(store_path))
 }
 
 pub fn hash_part(store_path: &str) -> &str {
@@ -87,6 +91,22 @@ impl Client {
         command.envs(self.keys.iter().map(|(variable, keys)| (variable, keys)));
         run(&mut command)
     }
+
+    /// Tries to install a path, which fails in the end because of the path: the program itself says `why`. Whether it asked for it at
+    /// all is to be seen at the server: [`answered`].
+    #[track_caller]
+    pub fn fails_to_install(&self, urls: &str, path: &str, why: &str) {
+        let script = match self.script {
+            "guix.sh" => format!("guix build {path}; ! guix gc --references {path}"),
+            _ => format!("! nix-store -r {path} && ! nix-store -q --hash {path}"),
+        };
+        let done = self.run(urls, &script);
+        let said = done.stderr.clone();
+        done.text();
+        let not_there = said.contains(&format!("'{path}' is not valid"))
+            || said.contains(&format!("`{path}' is not valid"));
+        assert!(not_there && said.contains(why), "{why}: {said}");
+    }
 }
 
 impl Drop for Client {
@@ -100,15 +120,17 @@ pub fn guix_installs(path: &str) -> String {
     format!("guix build {path} && guix gc --references {path} && guix gc --verify=contents")
 }
 
-/// Tries to install a path, and fails if that succeeds.
-pub fn guix_installs_nothing(path: &str) -> String {
-    format!("guix build {path}; ! guix gc --references {path}")
-}
-
 /// Installs a path by `nix copy`, and fails unless it is right to the last byte then.
 pub fn nix_copies(url: &str, path: &str) -> String {
     format!("nix copy --from '{url}' {path} && nix store verify --no-trust --recursive {path}")
 }
+
+/// What Guix says of a path that it did not get: nothing but that it has it not.
+pub const GUIX_HAS_IT_NOT: &str = "is not valid";
+/// What Nix says where the narinfo has no signature that it trusts.
+pub const NIX_TRUSTS_IT_NOT: &str = "it's not signed by any of the keys";
+/// What Nix says where no server has the path.
+pub const NIX_FINDS_IT_NOT: &str = "don't know how to build these paths";
 
 /// A secret key of Nix that is made here, and its public one.
 #[track_caller]
@@ -129,10 +151,22 @@ pub fn serve(scratch: &Scratch, servers: &[&str], more: &[&str]) -> (Running, St
     let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
     arguments.extend(servers.iter().flat_map(|server| ["--substituter", *server]));
     arguments.extend(more);
-    let mut server = Running::start(&mut scratch.erisfs(arguments));
+    let mut server = Running::start(scratch.erisfs(arguments).env("RUST_LOG", "warn,erisfs::serve=debug"));
     let line = server.line("listening on ");
     let url = line.split_once("listening on ").unwrap().1.trim_end_matches('/').to_owned();
     (server, url)
+}
+
+/// Waits until the log of a server, ours or [`web_server`], says that it answered `GET /TARGET` with this status.
+#[track_caller]
+pub fn answered(server: &Running, target: &str, status: u16) {
+    let (request, status) = (format!("GET /{target}"), format!(" {status} "));
+    // What comes behind the target: of ours `: 200 OK`, of Python's ` HTTP/1.1" 200 -`.
+    let is_it = |line: &str| {
+        let rest = line.split_once(&request).map(|(_, rest)| rest);
+        rest.is_some_and(|rest| rest.starts_with([':', ' ']) && rest.contains(&status))
+    };
+    until(&format!("{request}:{status}"), || server.log().lines().any(is_it));
 }
 
 /// Serves a directory as any web server would.

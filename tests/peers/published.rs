@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::peers::{
-    Client, guix_installs, guix_installs_nothing, nix_copies, nix_key, on_this_machine, root, store_path,
-    web_server,
+    Client, GUIX_HAS_IT_NOT, NIX_TRUSTS_IT_NOT, answered, guix_installs, narinfo, nix_copies, nix_key,
+    on_this_machine, root, store_path, web_server,
 };
 use super::scratch::{Scratch, text};
 
@@ -29,7 +29,7 @@ fn nix_takes_what_it_trusts_the_key_of_and_nothing_else() {
     let path = store_path("NIX", "hello-offline-1.0");
     let (secret, public) = nix_key(&scratch);
     let (_server, url) = web_server(&binary_cache(&scratch, &path, &["--sign-key", text(&secret)]));
-    nix.run(&url, &format!("! nix-store -r {path}")).text();
+    nix.fails_to_install(&url, &path, NIX_TRUSTS_IT_NOT);
     let nix = nix.trusting(&public);
     nix.run(&url, &format!("nix-store -r {path} && {path}/bin/hello")).text();
     nix.run(&url, &nix_copies(&url, &path)).text();
@@ -44,7 +44,7 @@ fn nix_takes_what_is_not_signed_only_if_told_to() {
     let (scratch, nix) = (Scratch::new(), Client::nix());
     let path = store_path("NIX", "hello-offline-1.0");
     let (_server, url) = web_server(&binary_cache(&scratch, &path, &[]));
-    nix.run(&url, &format!("! nix-store -r {path}")).text();
+    nix.fails_to_install(&url, &path, NIX_TRUSTS_IT_NOT);
     nix.run(&url, &format!("nix-store --option require-sigs false -r {path} && {path}/bin/hello")).text();
 }
 
@@ -59,6 +59,7 @@ fn guix_takes_what_it_trusts_the_key_of_and_nothing_else() {
         guix.run(&url, &guix_installs(&path)).text();
     }
     let path = store_path("GUIX", "hello-offline-1.0");
-    let (_server, url) = web_server(&scratch.at("cache-of-ours"));
-    Client::guix().trusting("").run(&url, &guix_installs_nothing(&path)).text();
+    let (server, url) = web_server(&scratch.at("cache-of-ours"));
+    Client::guix().trusting("").fails_to_install(&url, &path, GUIX_HAS_IT_NOT);
+    answered(&server, &narinfo(&path), 200);
 }

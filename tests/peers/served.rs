@@ -8,8 +8,8 @@ use erisfs::block::Memory;
 
 use super::origin::{Fault, Link, Origin};
 use super::peers::{
-    Client, guix_installs, guix_installs_nothing, hash_part, nix_copies, on_this_machine, peer, serve,
-    store_path, web_server,
+    Client, GUIX_HAS_IT_NOT, NIX_FINDS_IT_NOT, NIX_TRUSTS_IT_NOT, answered, guix_installs, hash_part,
+    narinfo, nix_copies, on_this_machine, peer, serve, store_path, web_server,
 };
 use super::scratch::Scratch;
 
@@ -20,7 +20,7 @@ const NAMES: [&str; 2] = ["hello-offline-1.0", "guix-modules"];
 #[ignore = "needs real Guix and Nix: tests/peers/run"]
 fn guix_builds_and_challenges() {
     let (scratch, guix) = (Scratch::new(), Client::guix());
-    let (_server, url) = serve(&scratch, &[&peer("GUIX_PUBLISH")], &[]);
+    let (server, url) = serve(&scratch, &[&peer("GUIX_PUBLISH")], &[]);
     for name in NAMES {
         let path = store_path("GUIX", name);
         let challenge = format!("guix challenge --substitute-urls='{url} {}' {path}", peer("GUIX_PUBLISH"));
@@ -29,8 +29,10 @@ fn guix_builds_and_challenges() {
         done.text();
         assert!(said.contains("1 (100.0%) were identical"), "{said}");
     }
-    let stranger = Client::guix().trusting("");
-    stranger.run(&url, &guix_installs_nothing(&store_path("GUIX", NAMES[0]))).text();
+    // Of this path nobody has asked yet.
+    let (stranger, path) = (Client::guix().trusting(""), store_path("GUIX", "tiny-tree"));
+    stranger.fails_to_install(&url, &path, GUIX_HAS_IT_NOT);
+    answered(&server, &narinfo(&path), 200);
 }
 
 #[test]
@@ -51,9 +53,8 @@ fn nix_copies_realises_lists_and_reads() {
         for path in [&hello, &store_path("NIX", "guix")] {
             nix.run(&url, &nix_copies(&url, path)).text();
         }
-        nix.trusting("other-1:BzKZpSFXZ6SqKqTDCfD63U0bVdS17Pp3QkkUGVzhpls=")
-            .run(&url, &format!("! nix-store -r {hello}"))
-            .text();
+        let stranger = nix.trusting("other-1:BzKZpSFXZ6SqKqTDCfD63U0bVdS17Pp3QkkUGVzhpls=");
+        stranger.fails_to_install(&url, &hello, NIX_TRUSTS_IT_NOT);
     }
 }
 
@@ -61,12 +62,17 @@ fn nix_copies_realises_lists_and_reads() {
 #[ignore = "needs real Guix and Nix: tests/peers/run"]
 fn a_path_that_nobody_has_is_missed() {
     let scratch = Scratch::new();
-    let (_guix, for_guix) = serve(&scratch, &[&peer("GUIX_PUBLISH")], &[]);
-    let absent = "/gnu/store/0c9hs37wsa5n5xl29b3l4fzzx8apb35v-nowhere";
-    Client::guix().run(&for_guix, &guix_installs_nothing(absent)).text();
-    let (_nix, for_nix) = serve(&scratch, &[&peer("NIX_ZSTD")], &[]);
-    let absent = "/nix/store/0c9hs37wsa5n5xl29b3l4fzzx8apb35v-nowhere";
-    Client::nix().run(&for_nix, &format!("! nix-store -r {absent}")).text();
+    let nowhere = "0c9hs37wsa5n5xl29b3l4fzzx8apb35v-nowhere";
+    let (server, url) = serve(&scratch, &[&peer("GUIX_PUBLISH")], &[]);
+    let (guix, absent) = (Client::guix(), format!("/gnu/store/{nowhere}"));
+    guix.fails_to_install(&url, &absent, GUIX_HAS_IT_NOT);
+    answered(&server, &narinfo(&absent), 404);
+    guix.run(&url, &guix_installs(&store_path("GUIX", NAMES[0]))).text();
+    let (server, url) = serve(&scratch, &[&peer("NIX_ZSTD")], &[]);
+    let (nix, absent) = (Client::nix(), format!("/nix/store/{nowhere}"));
+    nix.fails_to_install(&url, &absent, NIX_FINDS_IT_NOT);
+    answered(&server, &narinfo(&absent), 404);
+    nix.run(&url, &format!("nix-store -r {}", store_path("NIX", NAMES[0]))).text();
 }
 
 #[test]
@@ -75,27 +81,33 @@ fn clients_go_on_to_their_next_server_where_ours_waits_for_a_silent_one() {
     let silent = Origin::start(Arc::new(Memory::new()), Link::LOOPBACK);
     silent.break_with(Fault::Silent);
     let scratch = Scratch::new();
-    let (_server, url) = serve(&scratch, &[&silent.url()], &[]);
+    let (server, url) = serve(&scratch, &[&silent.url()], &[]);
     let path = store_path("GUIX", NAMES[0]);
     Client::guix().run(&format!("{url} {}", peer("GUIX_PUBLISH")), &guix_installs(&path)).text();
+    // They do not ask for more where they did not get this.
+    answered(&server, "nix-cache-info", 404);
+    let (server, url) = serve(&scratch, &[&silent.url()], &[]);
     let path = store_path("NIX", NAMES[0]);
     Client::nix().run(&format!("{url} {}", peer("NIX_ZSTD")), &format!("nix-store -r {path}")).text();
+    answered(&server, "nix-cache-info", 404);
+    assert!(silent.seen().connections > 0, "ours asked the silent one");
 }
 
-/// A copy of a cache of Nix in which one byte of the NAR of `path` is another.
+/// A copy of a cache of Nix in which one byte of the NAR of `path` is another; gives the URL of that.
 #[track_caller]
-fn with_a_wrong_nar(directory: &Path, path: &str) {
+fn with_a_wrong_nar(directory: &Path, path: &str) -> String {
     let cache = Path::new(&peer("NIX_CACHES")).join("cache-none");
     fs::create_dir_all(directory.join("nar")).unwrap();
-    for file in ["nix-cache-info".to_owned(), format!("{}.narinfo", hash_part(path))] {
+    for file in ["nix-cache-info".to_owned(), narinfo(path)] {
         fs::copy(cache.join(&file), directory.join(&file)).unwrap();
     }
-    let narinfo = fs::read_to_string(directory.join(format!("{}.narinfo", hash_part(path)))).unwrap();
-    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: ")).unwrap();
+    let text = fs::read_to_string(directory.join(narinfo(path))).unwrap();
+    let url = text.lines().find_map(|line| line.strip_prefix("URL: ")).unwrap();
     let mut nar = fs::read(cache.join(url)).unwrap();
     let middle = nar.len() / 2;
     nar[middle] ^= 1;
     fs::write(directory.join(url), nar).unwrap();
+    url.to_owned()
 }
 
 #[test]
@@ -103,10 +115,11 @@ fn with_a_wrong_nar(directory: &Path, path: &str) {
 fn a_wrong_nar_is_not_installed_and_another_server_is_asked() {
     let (scratch, nix) = (Scratch::new(), Client::nix());
     let large = store_path("NIX", "guix");
-    with_a_wrong_nar(&scratch.folder("liar"), &large);
-    let (_web, liar) = web_server(&scratch.at("liar"));
+    let wrong = with_a_wrong_nar(&scratch.folder("liar"), &large);
+    let (web, liar) = web_server(&scratch.at("liar"));
     let (_server, url) = serve(&scratch, &[&liar], &[]);
-    nix.run(&url, &format!("! nix-store -r {large} && ! nix-store -q --hash {large}")).text();
+    nix.fails_to_install(&url, &large, &format!("nar/{}.nar", hash_part(&large)));
+    answered(&web, &wrong, 200);
     let scratch = Scratch::new();
     let (_server, url) = serve(&scratch, &[&liar, &peer("NIX_ZSTD")], &[]);
     let twice = format!("nix-store -r {large} || nix-store -r {large}");

@@ -3,7 +3,7 @@
 use erisfs::block::Faulty;
 use erisfs::nar::{Kind, Listing};
 use erisfs::serve::{Limits, PutPolicy};
-use erisfs::store::NarHash;
+use erisfs::store::{NarHash, Narinfo};
 use reqwest::{Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 
@@ -30,6 +30,16 @@ async fn a_narinfo_is_that_of_the_catalog_and_leads_to_the_archive() {
     assert_eq!(answer.text().await.unwrap(), narinfo.as_str());
     let answer = site.get(&format!("/{}", narinfo.downloads()[0].url)).await;
     assert_eq!(answer.content_length(), narinfo.downloads()[0].file_size);
+}
+
+#[tokio::test]
+async fn a_narinfo_without_a_url_gets_one() {
+    let site = Site::with(1000, Published::WithoutUrl, PutPolicy::Refuse, Limits::default()).await;
+    assert_eq!(site.shelf.narinfo(&site.path).downloads(), []);
+    let answer = site.get(&format!("/{}.narinfo", site.path.hash_part())).await;
+    let narinfo = Narinfo::parse(&answer.bytes().await.unwrap()).unwrap();
+    let [download] = narinfo.downloads() else { panic!("{:?}", narinfo.downloads()) };
+    assert!(site.get(&format!("/{}", download.url)).await.bytes().await.unwrap() == site.nar[..]);
 }
 
 #[tokio::test]

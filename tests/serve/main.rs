@@ -62,6 +62,8 @@ impl Drop for Site {
 enum Published {
     Seekable,
     Plain,
+    /// As an ERIS content alone.
+    WithoutUrl,
 }
 
 impl Site {
@@ -79,9 +81,12 @@ impl Site {
         dump(specimen.path(), &mut nar).unwrap();
         let mut shelf = Shelf::new();
         let path = match published {
-            Published::Seekable => shelf.add("specimen-1.0", specimen.path()),
+            Published::Seekable | Published::WithoutUrl => shelf.add("specimen-1.0", specimen.path()),
             Published::Plain => shelf.add_plain("specimen-1.0", specimen.path()),
         };
+        if published == Published::WithoutUrl {
+            shelf.without_url();
+        }
         let catalog = shelf.catalog();
         let fault = Arc::new(Fault::new(shelf.blocks.clone()));
         let counted = Arc::new(Counted::new(Arc::new(Verify::new(fault.clone()))));

@@ -18,6 +18,8 @@ use erisfs::tree::{Settings, Sources, Substitutes, Tree};
 use futures::future::join_all;
 use reqwest::{Response, StatusCode};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -89,13 +91,18 @@ impl Front {
     }
 
     async fn limited(upstreams: &[&Origin], limits: Limits) -> Self {
+        let urls: Vec<_> = upstreams.iter().map(|origin| origin.url()).collect();
+        Self::at(&urls, limits).await
+    }
+
+    async fn at(upstreams: &[String], limits: Limits) -> Self {
         let keys = TrustedKeys::default();
         Self::with(upstreams, limits, Policy { keys, unsigned: Unsigned::CheckHash }, None).await
     }
 
     /// Blocks come from `blocks`, else from its cache alone.
     async fn with(
-        upstreams: &[&Origin],
+        upstreams: &[String],
         limits: Limits,
         policy: Policy,
         blocks: Option<Arc<dyn BlockStore>>,
@@ -103,7 +110,7 @@ impl Front {
         // Only the first call of this process installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let web = Arc::new(Web::new(WebSettings::default()).unwrap());
-        let servers = upstreams.iter().map(|origin| substituter::open(&origin.url(), &web).unwrap());
+        let servers = upstreams.iter().map(|url| substituter::open(url, &web).unwrap());
         let substituters = Substituters::new(servers.collect(), Vec::new(), policy, SetSettings::default());
         let cache = TempDir::new().unwrap();
         let disk_settings = DiskSettings { size: 64 << 20, free_floor: 0, resize: true };
@@ -176,7 +183,9 @@ async fn what_was_fetched_is_there_when_the_server_behind_is_gone() {
     let front = Front::of(&[&upstream]).await;
     let (narinfo, nar) = package.targets();
     let listing = narinfo.replace(".narinfo", ".ls");
-    assert_eq!(front.get(&listing).await.status(), StatusCode::NOT_FOUND, "nothing is known of it yet");
+    assert_eq!(front.get(&listing).await.status(), StatusCode::NOT_FOUND, "nobody has it yet");
+    upstream.add_file(&listing[1..], "the server's own");
+    assert_eq!(front.get(&listing).await.text().await.unwrap(), "the server's own");
     assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
     upstream.break_with(Fault::Refused);
     assert!(front.get(&nar).await.bytes().await.unwrap() == package.nar);
@@ -244,7 +253,7 @@ async fn bound_to_another() -> (Package, Origin, Front) {
     let upstream = package.cache(&package.nar);
     let keys = TrustedKeys { nix: vec![key.public_key()], guix: Vec::new() };
     let policy = Policy { keys, unsigned: Unsigned::CheckHash };
-    let front = Front::with(&[&upstream], Limits::default(), policy, Some(shelf.blocks.clone())).await;
+    let front = Front::with(&[upstream.url()], Limits::default(), policy, Some(shelf.blocks.clone())).await;
     (package, upstream, front)
 }
 
@@ -293,6 +302,66 @@ async fn a_silent_server_behind_delays_an_answer_by_a_bounded_time() {
     let begun = Instant::now();
     assert!(front.get(&nar).await.status().is_server_error());
     assert!(begun.elapsed() < 4 * PATIENCE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_from_elsewhere_does_not_excuse_a_silent_server() {
+    let package = Package::new();
+    let (well, silent) = (package.cache(&package.nar), package.cache(&package.nar));
+    let limits = Limits { lookup: PATIENCE, ..Limits::default() };
+    let front = Front::limited(&[&well, &silent], limits).await;
+    let (narinfo, _) = package.targets();
+    assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+    silent.break_with(Fault::Silent);
+    let absent = |first: char| narinfo.replacen('0', &first.to_string(), 1);
+    let begun = Instant::now();
+    assert_eq!(header(&front.get(&absent('1')).await, "cache-control"), "max-age=10");
+    assert!(begun.elapsed() >= PATIENCE / 2, "the silent one is waited for: {:?}", begun.elapsed());
+    for first in ['2', '3', '4'] {
+        assert_eq!(front.get(&narinfo).await.status(), StatusCode::OK);
+        let begun = Instant::now();
+        assert_eq!(header(&front.get(&absent(first)).await, "cache-control"), "max-age=10");
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+}
+
+/// A server that is still preparing every narinfo, as `guix publish` says it.
+async fn oven() -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let Ok(length @ 1..) = socket.read(&mut head).await else { return };
+                let answer = match head[..length].starts_with(b"GET /nix-cache-info ") {
+                    true => "200 OK\r\nContent-Length: 20\r\n\r\nStoreDir: /nix/store",
+                    false => "404 Not Found\r\nX-Baking: 1\r\nContent-Length: 0\r\n\r\n",
+                };
+                let answer = format!("HTTP/1.1 {answer}").replacen("\r\n", "\r\nConnection: close\r\n", 1);
+                let _ = socket.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (url, answering)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_is_still_preparing_is_not_there_for_now() {
+    let (url, answering) = oven().await;
+    let front = Front::at(&[url], Limits { lookup: SOON, ..Limits::default() }).await;
+    let (narinfo, _) = Package::new().targets();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let answer = front.get(&narinfo).await;
+        assert_eq!(
+            (answer.status(), header(&answer, "cache-control")),
+            (StatusCode::NOT_FOUND, "max-age=10")
+        );
+        assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
+    }
+    answering.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,15 @@ impl Shelf {
         (*kind, *number) = facts(*kind, *number);
     }
 
+    /// Takes the URL from the narinfo that was added last, so that its ERIS content is all it has.
+    pub fn without_url(&mut self) {
+        let (narinfo, ..) = self.entries.last_mut().unwrap();
+        let of_download = ["URL", "Compression", "FileHash", "FileSize"];
+        let kept =
+            narinfo.as_str().lines().filter(|line| !of_download.contains(&line.split(':').next().unwrap()));
+        *narinfo = Narinfo::parse((kept.collect::<Vec<_>>().join("\n") + "\n").as_bytes()).unwrap();
+    }
+
     /// The catalog of everything that was added.
     pub fn catalog(&mut self) -> ReadCapability {
         self.entries.sort_by_key(|(narinfo, ..)| narinfo.store_path().hash_part());

@@ -251,18 +251,20 @@ impl Substituters {
         }
     }
 
+    /// That a server is still preparing this narinfo, where one said so to somebody who waits for it: for those who do not
+    /// want to wait until it is ready.
+    pub fn baking(&self, hash_part: HashPart) -> Option<Error> {
+        let baking = self.set.ranked().into_iter().find(|server| server.is_baking(hash_part))?;
+        Some(Error::Baking { server: baking.place.name().into(), hash_part, retry_after: None })
+    }
+
     /// That there is no answer yet, and why.
     fn late(&self, hash_part: HashPart) -> Error {
-        let ranked = self.set.ranked();
-        match ranked.iter().find(|server| server.is_baking(hash_part)) {
-            Some(baking) => {
-                Error::Baking { server: baking.place.name().into(), hash_part, retry_after: None }
-            }
-            None => {
-                let servers = ranked.iter().map(|server| server.place.name().to_owned()).collect();
-                Error::Late { hash_part, servers }
-            }
-        }
+        self.baking(hash_part).unwrap_or_else(|| {
+            let ranked = self.set.ranked();
+            let servers = ranked.iter().map(|server| server.place.name().to_owned()).collect();
+            Error::Late { hash_part, servers }
+        })
     }
 
     /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not
