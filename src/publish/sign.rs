@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::store::guix::{self, Signature, SigningError};
-use crate::store::narinfo::NarinfoError;
+use crate::store::narinfo::{ErisBinding, NarinfoError};
 use crate::store::{Narinfo, StoreDir, StorePath, ed25519};
 
 /// Longest key file that is read, in bytes; a key pair of Guix has 400.
@@ -75,6 +75,12 @@ pub enum SignError {
         "{path} bears a signature of Guix by another key, which is to be kept; a key of Nix can bind the ERIS content to it"
     )]
     OtherGuixKey {
+        /// The store path.
+        path: StorePath,
+    },
+    /// A signature of Guix by somebody else covers the fields of another ERIS content, and there is no room for two.
+    #[error("{path} names another ERIS content, and a signature of Guix by another key covers that")]
+    OtherContent {
         /// The store path.
         path: StorePath,
     },
@@ -152,28 +158,19 @@ impl SigningKeys {
 
     /// A narinfo of another cache with an ERIS content, bound to the path by our keys. Its own signatures stay valid.
     ///
-    /// Contents that it named before give way, unless Guix's signature covers them: then it stays as it is. A signature of
-    /// Guix is made anew where it is by our own key, so that it covers the content.
+    /// Contents that it named before give way, except what a signature of Guix by another key covers: where that leaves no
+    /// room for this content, it is an error. A signature by our own key is made anew, so that it covers the content.
     pub fn bind(&self, narinfo: &Narinfo, format: &str, urn: &str) -> Result<Narinfo, SignError> {
-        let end = narinfo.guix_signature().map_or(0, |field| field.offset);
-        let ours = self.is_ours(narinfo)?;
-        if !ours && narinfo.eris().iter().any(|content| content.end_in_text <= end) {
-            return Ok(narinfo.clone());
-        }
-        let mut bare = narinfo.clone();
-        for field in ["ERIS", "ERISFormat", ed25519::ERIS_SIG] {
-            bare = bare.without_field(field)?;
-        }
-        let content = format!("ERISFormat: {format}\nERIS: {urn}\n");
-        let mut bound = match (bare.guix_signature(), &self.guix) {
-            (Some(field), Some(key)) if ours => {
-                let (above, below) = bare.as_str().split_at(field.offset);
-                let signed = format!("{above}{content}");
+        let mut bound = match &self.guix {
+            Some(key) if self.is_ours(narinfo)? => {
+                let bare = without_contents(narinfo, 0)?;
+                let (above, below) = bare.as_str().split_at(signed_until(&bare));
+                let signed = format!("{above}ERISFormat: {format}\nERIS: {urn}\n");
                 let signature = Signature::sign(&signed, &self.host, key);
                 let below = below.split_once('\n').map_or("", |(_, rest)| rest);
                 Narinfo::parse(format!("{signed}Signature: {signature}\n{below}").as_bytes())?
             }
-            _ => Narinfo::parse(format!("{bare}{content}").as_bytes())?,
+            _ => with_content(narinfo, format, urn)?,
         };
         for key in &self.nix {
             bound = key.sign_contents(&bound)?;
@@ -198,6 +195,42 @@ impl SigningKeys {
             _ => Err(SignError::OtherGuixKey { path: path() }),
         }
     }
+}
+
+/// Where the text ends that a signature of Guix covers; 0 where there is none.
+fn signed_until(narinfo: &Narinfo) -> usize {
+    narinfo.guix_signature().map_or(0, |field| field.offset)
+}
+
+/// The narinfo without the fields of ERIS contents that begin at `from` or below it.
+fn without_contents(narinfo: &Narinfo, from: usize) -> Result<Narinfo, NarinfoError> {
+    let (kept, rest) = narinfo.as_str().split_at(from);
+    let mut text = kept.to_owned();
+    for line in rest.split_inclusive('\n') {
+        let name = line.split_once(':').map_or("", |(name, _)| name);
+        if !["ERIS", "ERISFormat", ed25519::ERIS_SIG].contains(&name) {
+            text.push_str(line);
+        }
+    }
+    Narinfo::parse(text.as_bytes())
+}
+
+/// The narinfo with this content, and no other that could be taken away without breaking its signature of Guix.
+fn with_content(narinfo: &Narinfo, format: &str, urn: &str) -> Result<Narinfo, SignError> {
+    let is_it = |content: &ErisBinding| content.urn == urn && content.format.as_deref() == Some(format);
+    let mut bound = without_contents(narinfo, signed_until(narinfo))?;
+    if bound.eris().iter().any(is_it) {
+        return Ok(bound);
+    }
+    // A format that is signed speaks of whatever `ERIS` line there is, and one that is not makes a second such line an error.
+    let other = || SignError::OtherContent { path: narinfo.store_path().clone() };
+    if bound.field("ERISFormat").is_none() {
+        bound = bound.with_line("ERISFormat", format).map_err(|_| other())?;
+    }
+    if !bound.eris().iter().any(is_it) {
+        bound = bound.with_line("ERIS", urn).map_err(|_| other())?;
+    }
+    if bound.eris().iter().any(is_it) { Ok(bound) } else { Err(other()) }
 }
 
 /// The text of a key file, wiped when it goes.
@@ -337,6 +370,34 @@ mod tests {
             let unsigned = SigningKeys::default().bind(&upstream, FORMAT, URN).unwrap();
             assert!(matches!(judged(&unsigned, &keys), Trust::NarHash { .. }));
         }
+    }
+
+    #[test]
+    fn what_a_foreign_signature_of_guix_covers_is_kept_or_there_is_no_binding() {
+        let other = URN.replace("BIBC2LUT", "BIBC2LUU");
+        let plain = OF_GUIX.parse::<Narinfo>().unwrap().without_field("Signature").unwrap();
+        let keys = of_nix(&["mirror-1"]);
+        let bind = |above: &str, below: &str| {
+            let text = format!("{plain}{above}");
+            let signature = Signature::sign(&text, "host", of_guix().guix.as_ref().unwrap());
+            let narinfo = format!("{text}Signature: {signature}\n{below}").parse::<Narinfo>().unwrap();
+            let bound = keys.bind(&narinfo, FORMAT, URN);
+            if let Ok(bound) = &bound {
+                assert!(bound.as_str().starts_with(&text), "what is signed stays");
+                assert!(is_bound(bound, &keys));
+            }
+            bound
+        };
+        let (format, urn) = (format!("ERISFormat: {FORMAT}\n"), format!("ERIS: {URN}\n"));
+        let other = format!("ERIS: {other}\n");
+        let both = format!("{format}{urn}");
+        for (above, below) in [(&*both, ""), (&*format, ""), (&*format, &*other), (&*urn, &*format), ("", &*both)] {
+            assert_eq!(bind(above, below).unwrap().eris().len(), 1);
+        }
+        for above in [format!("{format}{other}"), other.clone(), "ERISFormat: text/plain\n".to_owned()] {
+            assert!(matches!(bind(&above, ""), Err(SignError::OtherContent { .. })), "{above}");
+        }
+        assert!(matches!(bind(&other, &format), Err(SignError::OtherContent { .. })));
     }
 
     #[test]
