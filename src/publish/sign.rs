@@ -70,6 +70,12 @@ pub enum SignError {
         /// The store.
         store_dir: StoreDir,
     },
+    /// There is no signature of Guix that could be made anew.
+    #[error("{path} bears no signature of Guix to be made anew; a key of Nix can bind the ERIS content to it")]
+    Unsigned {
+        /// The store path.
+        path: StorePath,
+    },
     /// There is a signature of Guix by somebody else, which another would replace.
     #[error(
         "{path} bears a signature of Guix by another key, which is to be kept; a key of Nix can bind the ERIS content to it"
@@ -133,15 +139,17 @@ impl SigningKeys {
         self.nix.is_empty() && self.guix.is_none()
     }
 
-    /// Whether stock clients of this store will believe what is signed; a warning if not.
+    /// Whether the keys sign paths of this store.
     pub(super) fn check(&self, store_dir: &StoreDir) -> Result<(), SignError> {
-        if self.guix.is_some() && *store_dir == StoreDir::nix() {
-            return Err(SignError::WrongProgram { store_dir: store_dir.clone() });
+        match self.guix.is_some() && *store_dir == StoreDir::nix() {
+            true => Err(SignError::WrongProgram { store_dir: store_dir.clone() }),
+            false => Ok(()),
         }
-        if self.guix.is_none() && !self.nix.is_empty() && *store_dir == StoreDir::guix() {
-            tracing::warn!("stock Guix does not believe signatures by keys of Nix; erisfs does");
-        }
-        Ok(())
+    }
+
+    /// Whether stock clients of this store believe the keys.
+    pub(super) fn is_believed(&self, store_dir: &StoreDir) -> bool {
+        self.is_empty() || self.guix.is_some() || *store_dir != StoreDir::guix()
     }
 
     /// A narinfo of ours with all signatures.
@@ -181,10 +189,11 @@ impl SigningKeys {
     /// Whether the narinfo bears a good signature by our key of Guix.
     fn is_ours(&self, narinfo: &Narinfo) -> Result<bool, SignError> {
         let Some(key) = &self.guix else { return Ok(false) };
-        let Some(field) = narinfo.guix_signature() else {
-            return Err(SignError::WrongProgram { store_dir: narinfo.store_dir().clone() });
-        };
         let path = || narinfo.store_path().clone();
+        let Some(field) = narinfo.guix_signature() else {
+            self.check(narinfo.store_dir())?;
+            return Err(SignError::Unsigned { path: path() });
+        };
         match Signature::parse(field.value) {
             Ok(found) if found.key() == key.public_key() => {
                 match found.verify(&narinfo.as_str()[..field.offset]) {
@@ -422,6 +431,9 @@ mod tests {
         assert!(matches!(refused, Err(SignError::OtherGuixKey { .. })));
         let refused = of_guix().bind(&NIX.parse().unwrap(), FORMAT, URN);
         assert!(matches!(refused, Err(SignError::WrongProgram { .. })));
+        let unsigned = OF_GUIX.parse::<Narinfo>().unwrap().without_field("Signature").unwrap();
+        let refused = of_guix().bind(&unsigned, FORMAT, URN);
+        assert!(matches!(refused, Err(SignError::Unsigned { .. })));
         assert!(of_guix().check(&StoreDir::nix()).is_err());
         assert!(of_guix().check(&StoreDir::guix()).is_ok());
     }
