@@ -16,7 +16,7 @@ use crate::compress::{Compression, decoder};
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder};
 use crate::nar::Hasher;
 use crate::store::narinfo::{Download, MAX_LENGTH, NarinfoError};
-use crate::store::{NarHash, Narinfo};
+use crate::store::{NarHash, Narinfo, StorePath};
 
 /// Bytes that are decompressed at once.
 const PIECE: usize = 256 << 10;
@@ -52,6 +52,8 @@ enum Unfit {
     Unreadable(#[from] io::Error),
     #[error("{0}")]
     Narinfo(#[from] NarinfoError),
+    #[error("it is the narinfo of {found}, under another name")]
+    OtherName { found: StorePath },
     #[error("none of the files that it names is in the index with the right size")]
     NoFile,
     #[error("{0}")]
@@ -129,10 +131,17 @@ fn bind(
     let mut text = Vec::new();
     File::open(root.join(path))?.take(MAX_LENGTH as u64 + 1).read_to_end(&mut text)?;
     let narinfo = Narinfo::parse(&text)?;
+    let named = narinfo.store_path();
+    // Nix and Guix name it by the hash part, Guix's cache by the whole name. Under another, it would stand in for the right one.
+    if path
+        .file_stem()
+        .is_none_or(|stem| *stem != *named.hash_part().to_string() && *stem != *named.to_string())
+    {
+        return Err(Unfit::OtherName { found: named.clone() }.into());
+    }
     let mut found = Vec::new();
     for download in narinfo.downloads() {
-        let name = download.compression.as_deref().unwrap_or("none");
-        let Ok(compression) = Compression::from_narinfo(name) else { continue };
+        let Ok(compression) = download.compression_in(narinfo.store_dir()) else { continue };
         for candidate in candidates(path, &download.url) {
             let file = index.find(&candidate).map_err(Failed::Index)?;
             if let Some(file) = file.filter(|file| is_right_size(file, download)) {
@@ -366,6 +375,33 @@ mod tests {
         let (bound, counts) = cache.bind(&cache.keys());
         assert_eq!(counts, [1, 0, 0], "one path, though it has two narinfos");
         assert_eq!(bound.unwrap().eris()[0].format.as_deref(), Some("application/x-nix-archive+zstd"));
+    }
+
+    #[test]
+    fn a_narinfo_under_another_name_is_left_out_and_shadows_nothing() {
+        let cache = Cache::new();
+        let size = cache.nar.len() as u64;
+        cache.add("", StoreDir::nix(), &[("nar/x.nar", "none", size)]);
+        let stray = cache.add("old/", StoreDir::nix(), &[("nar/x.nar", "none", size)]);
+        cache.write("0-stray.narinfo", stray.with_line("System", "stray").unwrap().as_str().as_bytes());
+        cache.write("nar/x.nar", &cache.nar);
+        let (bound, counts) = cache.bind(&SigningKeys::default());
+        assert_eq!(counts[2], 2, "the stray one, and the one whose archive is not there");
+        assert_eq!(bound.unwrap().system(), None);
+    }
+
+    #[test]
+    fn without_a_compression_the_file_is_what_the_program_of_the_store_takes_it_for() {
+        for (store_dir, file) in [(StoreDir::nix(), "bzip2"), (StoreDir::guix(), "none")] {
+            let cache = Cache::new();
+            let narinfo = cache.add("", store_dir, &[("nar/x.nar", "none", 4)]);
+            let narinfo = narinfo.without_field("Compression").unwrap();
+            let hash_part = narinfo.store_path().hash_part();
+            cache.write(&format!("{hash_part}.narinfo"), narinfo.as_str().as_bytes());
+            cache.write("nar/x.nar", b"text");
+            let format = cache.bind(&SigningKeys::default()).0.unwrap().eris()[0].format.clone();
+            assert_eq!(format.unwrap(), Compression::from_narinfo(file).unwrap().eris_format());
+        }
     }
 
     #[test]

@@ -282,12 +282,10 @@ fn feed(
 
 /// The files that can be unpacked: zstd first, which costs least, then the smallest.
 fn by_preference(narinfo: &Narinfo) -> Vec<(&Download, Compression)> {
-    let known = narinfo.downloads().iter().filter_map(|download| {
-        let nix = *narinfo.store_dir() != StoreDir::guix();
-        let absent = if nix { "bzip2" } else { "none" };
-        let name = download.compression.as_deref().unwrap_or(absent);
-        Some((download, Compression::from_narinfo(name).ok()?))
-    });
+    let known = narinfo
+        .downloads()
+        .iter()
+        .filter_map(|download| Some((download, download.compression_in(narinfo.store_dir()).ok()?)));
     let mut known: Vec<_> = known.collect();
     known.sort_by_key(|(download, compression)| {
         (*compression != Compression::Zstd, download.file_size.unwrap_or(u64::MAX))

@@ -71,7 +71,9 @@ pub enum SignError {
         store_dir: StoreDir,
     },
     /// There is no signature of Guix that could be made anew.
-    #[error("{path} bears no signature of Guix to be made anew; a key of Nix can bind the ERIS content to it")]
+    #[error(
+        "{path} bears no signature of Guix to be made anew; a key of Nix can bind the ERIS content to it"
+    )]
     Unsigned {
         /// The store path.
         path: StorePath,
@@ -400,7 +402,9 @@ mod tests {
         let (format, urn) = (format!("ERISFormat: {FORMAT}\n"), format!("ERIS: {URN}\n"));
         let other = format!("ERIS: {other}\n");
         let both = format!("{format}{urn}");
-        for (above, below) in [(&*both, ""), (&*format, ""), (&*format, &*other), (&*urn, &*format), ("", &*both)] {
+        for (above, below) in
+            [(&*both, ""), (&*format, ""), (&*format, &*other), (&*urn, &*format), ("", &*both)]
+        {
             assert_eq!(bind(above, below).unwrap().eris().len(), 1);
         }
         for above in [format!("{format}{other}"), other.clone(), "ERISFormat: text/plain\n".to_owned()] {
