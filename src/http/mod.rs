@@ -42,7 +42,7 @@ pub fn without_secret(url: &str) -> String {
     }
 }
 
-/// `%3D` becomes `=`: a password may have characters that a URL must write so. What is no such sequence stays.
+/// `%3D` becomes `=`: a password or a file name may have characters that a URL must write so. What is no such sequence stays.
 pub fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

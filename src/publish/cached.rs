@@ -14,6 +14,7 @@ use super::{Error, SignError};
 use crate::block::{Index, IndexError, IndexedFile};
 use crate::compress::{Compression, decoder};
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder};
+use crate::http::percent_decoded;
 use crate::nar::Hasher;
 use crate::store::narinfo::{Download, MAX_LENGTH, NarinfoError};
 use crate::store::{NarHash, Narinfo, StorePath};
@@ -167,6 +168,7 @@ fn preference((file, compression): &(IndexedFile, Compression)) -> (bool, u64) {
 /// `guix publish` caches it (`nar/TYPE/NAME` is `TYPE/NAME.nar`, and the narinfo lies beside the NARs of one type).
 fn candidates(narinfo: &Path, url: &str) -> Vec<PathBuf> {
     let folder = narinfo.parent().unwrap_or(Path::new(""));
+    // Guix escapes names such as `gtk+` in URLs.
     let decoded = percent_decoded(url);
     let parts: Vec<&str> = decoded.split('/').collect();
     if decoded.contains(':') || parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
@@ -180,31 +182,6 @@ fn candidates(narinfo: &Path, url: &str) -> Vec<PathBuf> {
         candidates.push(cache.join(kind.first().unwrap_or(&"none")).join(format!("{name}.nar")));
     }
     candidates
-}
-
-/// Guix escapes names such as `gtk+` in URLs. What is no escape stays as it is.
-fn percent_decoded(url: &str) -> String {
-    let mut bytes = Vec::with_capacity(url.len());
-    let mut rest = url.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = match tail {
-            [high, low, ..] if *first == b'%' => {
-                char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16))
-            }
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| url.to_owned())
 }
 
 /// That the file is still the one in the index, and holds the NAR.
