@@ -29,16 +29,19 @@ const MAX_PLACES: usize = 8;
 /// Kibibytes of the database that the writer keeps in memory: references come in no order.
 const WRITER_CACHE: i64 = 64 << 10;
 
-/// The tables carry the version of their columns in their names.
+/// The tables carry the version of their columns in their names. Those of an older one are not read.
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS files_1 (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
-        size INTEGER NOT NULL, mtime INTEGER NOT NULL, inode INTEGER NOT NULL, state INTEGER NOT NULL,
-        capability BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS leaves_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, leaf INTEGER NOT NULL,
+    DROP TABLE IF EXISTS files_1;
+    DROP TABLE IF EXISTS leaves_1;
+    DROP TABLE IF EXISTS nodes_1;
+    CREATE TABLE IF NOT EXISTS files_2 (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
+        size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
+        state INTEGER NOT NULL, capability BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS leaves_2 (reference BLOB NOT NULL, file INTEGER NOT NULL, leaf INTEGER NOT NULL,
         PRIMARY KEY (reference, file)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS nodes_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, level INTEGER NOT NULL,
+    CREATE TABLE IF NOT EXISTS nodes_2 (reference BLOB NOT NULL, file INTEGER NOT NULL, level INTEGER NOT NULL,
         pairs BLOB NOT NULL);
-    CREATE INDEX IF NOT EXISTS nodes_1_reference ON nodes_1 (reference, file);";
+    CREATE INDEX IF NOT EXISTS nodes_2_reference ON nodes_2 (reference, file);";
 
 /// How much an entry for a file is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,12 +85,15 @@ pub struct Index {
 type Result<T> = std::result::Result<T, IndexError>;
 
 impl Index {
-    /// Opens an index that is there; `None` if there is none.
+    /// Opens an index that is there; `None` if there is none, or one of an older version, which is made anew.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         if !path.try_exists().map_err(|source| IndexError::File { path: path.to_owned(), source })? {
             return Ok(None);
         }
-        Self::open_with(path, OpenFlags::empty()).map(Some)
+        let index = Self::open_with(path, OpenFlags::empty())?;
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'files_2'";
+        let tables: i64 = index.run(|connection| connection.query_row(tables, [], |row| row.get(0)))?;
+        Ok((tables > 0).then_some(index))
     }
 
     /// Opens an index to be written, which is created with its directory if need be.
@@ -140,7 +146,7 @@ impl Index {
         mut take: impl FnMut(IndexedFile) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let failed = |source| E::from(self.failed(source));
-        let query = "SELECT path, size, capability FROM files_1 WHERE state < 2 ORDER BY path";
+        let query = "SELECT path, size, capability FROM files_2 WHERE state < 2 ORDER BY path";
         let mut statement = self.connection.prepare(query).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
@@ -153,7 +159,7 @@ impl Index {
 
     /// The file at this path below the directory.
     pub fn find(&self, path: &Path) -> Result<Option<IndexedFile>> {
-        let query = "SELECT path, size, capability FROM files_1 WHERE path = ?1 AND state < 2";
+        let query = "SELECT path, size, capability FROM files_2 WHERE path = ?1 AND state < 2";
         let found = self.run(|connection| {
             connection.prepare_cached(query)?.query_row([path.as_os_str().as_bytes()], indexed).optional()
         })?;
@@ -163,12 +169,12 @@ impl Index {
     /// Where a leaf is said to be.
     pub(super) fn places(&self, reference: &Reference) -> Result<Vec<Place>> {
         let query =
-            "SELECT id, path, size, mtime, inode, capability, leaf FROM leaves_1 JOIN files_1 ON file = id
+            "SELECT id, path, size, mtime, ctime, inode, capability, leaf FROM leaves_2 JOIN files_2 ON file = id
             WHERE reference = ?1 AND state < 2 LIMIT ?2";
         self.run(|connection| {
             let mut statement = connection.prepare_cached(query)?;
             let rows = statement.query_map(params![prefix(reference), MAX_PLACES as i64], |row| {
-                let Ok(capability) = ReadCapability::from_bytes(&row.get::<_, Vec<u8>>(5)?) else {
+                let Ok(capability) = ReadCapability::from_bytes(&row.get::<_, Vec<u8>>(6)?) else {
                     return Ok(None);
                 };
                 Ok(Some(Place {
@@ -176,7 +182,7 @@ impl Index {
                     path: path_of(row.get(1)?),
                     stamp: stamp(row, 2)?,
                     block_size: capability.block_size,
-                    leaf: row.get::<_, i64>(6)?.cast_unsigned(),
+                    leaf: row.get::<_, i64>(7)?.cast_unsigned(),
                 }))
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
@@ -185,7 +191,7 @@ impl Index {
 
     /// A node of any file, if it comes out right.
     pub(super) fn node(&self, reference: &Reference) -> Result<Option<Vec<u8>>> {
-        let query = "SELECT pairs, level, capability FROM nodes_1 JOIN files_1 ON file = id
+        let query = "SELECT pairs, level, capability FROM nodes_2 JOIN files_2 ON file = id
             WHERE reference = ?1 AND state < 2 LIMIT 1";
         let found = self.run(|connection| {
             connection
@@ -204,12 +210,12 @@ impl Index {
 
     /// What was known of the file at this path.
     pub(super) fn known(&self, path: &Path) -> Result<Option<(i64, Stamp, bool)>> {
-        let query = "SELECT id, size, mtime, inode, state FROM files_1 WHERE path = ?1";
+        let query = "SELECT id, size, mtime, ctime, inode, state FROM files_2 WHERE path = ?1";
         self.run(|connection| {
             connection
                 .prepare_cached(query)?
                 .query_row([path.as_os_str().as_bytes()], |row| {
-                    Ok((row.get(0)?, stamp(row, 1)?, row.get::<_, i64>(4)? == State::Settled as i64))
+                    Ok((row.get(0)?, stamp(row, 1)?, row.get::<_, i64>(5)? == State::Settled as i64))
                 })
                 .optional()
         })
@@ -227,16 +233,18 @@ impl Index {
     pub(super) fn add(&self, path: &Path, stamp: Stamp) -> Result<i64> {
         self.run(|connection| {
             let path = path.as_os_str().as_bytes();
-            connection.prepare_cached("DELETE FROM files_1 WHERE path = ?1")?.execute([path])?;
-            let Stamp { size, mtime, inode } = stamp;
+            connection.prepare_cached("DELETE FROM files_2 WHERE path = ?1")?.execute([path])?;
+            let Stamp { size, mtime, ctime, inode } = stamp;
             connection
                 .prepare_cached(
-                    "INSERT INTO files_1 (path, size, mtime, inode, state, capability) VALUES (?1, ?2, ?3, ?4, ?5, x'')",
+                    "INSERT INTO files_2 (path, size, mtime, ctime, inode, state, capability)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, x'')",
                 )?
                 .execute(params![
                     path,
                     size.cast_signed(),
                     mtime,
+                    ctime,
                     inode.cast_signed(),
                     State::Stale as i64
                 ])?;
@@ -247,7 +255,7 @@ impl Index {
     pub(super) fn finish(&self, file: i64, capability: &ReadCapability, state: State) -> Result<()> {
         self.run(|connection| {
             connection
-                .prepare_cached("UPDATE files_1 SET capability = ?2, state = ?3 WHERE id = ?1")?
+                .prepare_cached("UPDATE files_2 SET capability = ?2, state = ?3 WHERE id = ?1")?
                 .execute(params![file, &capability.to_bytes()[..], state as i64])?;
             Ok(())
         })?;
@@ -256,7 +264,7 @@ impl Index {
 
     /// Takes back a file that was not finished.
     pub(super) fn remove(&self, file: i64) -> Result<()> {
-        self.run(|connection| connection.execute("DELETE FROM files_1 WHERE id = ?1", [file]))?;
+        self.run(|connection| connection.execute("DELETE FROM files_2 WHERE id = ?1", [file]))?;
         Ok(())
     }
 
@@ -272,7 +280,7 @@ impl Index {
     pub(super) fn add_leaves(&self, leaves: &[Leaf]) -> Result<()> {
         self.run(|connection| {
             let mut insert =
-                connection.prepare_cached("INSERT OR IGNORE INTO leaves_1 VALUES (?1, ?2, ?3)")?;
+                connection.prepare_cached("INSERT OR IGNORE INTO leaves_2 VALUES (?1, ?2, ?3)")?;
             for leaf in leaves {
                 insert.execute(params![&leaf.reference[..], leaf.file, leaf.number.cast_signed()])?;
             }
@@ -282,7 +290,7 @@ impl Index {
 
     pub(super) fn add_node(&self, reference: &Reference, file: i64, level: u8, pairs: &[u8]) -> Result<()> {
         self.run(|connection| {
-            connection.prepare_cached("INSERT INTO nodes_1 VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            connection.prepare_cached("INSERT INTO nodes_2 VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 prefix(reference),
                 file,
                 level,
@@ -295,11 +303,11 @@ impl Index {
     /// Forgets the files that were not met, and what belongs to no file any more. Returns how many were not met.
     pub(super) fn sweep(&self, any_gone: bool) -> Result<u64> {
         self.run(|connection| {
-            let gone = connection.execute("DELETE FROM files_1 WHERE id NOT IN (SELECT id FROM met)", [])?;
+            let gone = connection.execute("DELETE FROM files_2 WHERE id NOT IN (SELECT id FROM met)", [])?;
             // Reads the whole index, so only where something is to be found.
             if gone > 0 || any_gone {
-                connection.execute("DELETE FROM leaves_1 WHERE file NOT IN (SELECT id FROM files_1)", [])?;
-                connection.execute("DELETE FROM nodes_1 WHERE file NOT IN (SELECT id FROM files_1)", [])?;
+                connection.execute("DELETE FROM leaves_2 WHERE file NOT IN (SELECT id FROM files_2)", [])?;
+                connection.execute("DELETE FROM nodes_2 WHERE file NOT IN (SELECT id FROM files_2)", [])?;
             }
             connection.execute("DELETE FROM met", [])?;
             Ok(gone as u64)
@@ -314,7 +322,7 @@ impl Index {
     /// Marks a file that does not hold what was indexed, for other readers and the next indexing.
     pub(super) fn mark_stale(&self, file: i64) -> Result<()> {
         self.run(|connection| {
-            let mark = "UPDATE files_1 SET state = ?2 WHERE id = ?1";
+            let mark = "UPDATE files_2 SET state = ?2 WHERE id = ?1";
             connection.prepare_cached(mark)?.execute(params![file, State::Stale as i64])?;
             Ok(())
         })
@@ -353,7 +361,8 @@ fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     Ok(Stamp {
         size: row.get::<_, i64>(first)?.cast_unsigned(),
         mtime: row.get(first + 1)?,
-        inode: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+        ctime: row.get(first + 2)?,
+        inode: row.get::<_, i64>(first + 3)?.cast_unsigned(),
     })
 }
 

@@ -243,7 +243,7 @@ impl Scan<'_> {
         let number = self.index.add(path, stamp)?;
         match self.encode(file, stamp, number) {
             Ok(capability) => {
-                let state = if stamp.mtime < self.settled { State::Settled } else { State::Fresh };
+                let state = if stamp.changed() < self.settled { State::Settled } else { State::Fresh };
                 self.index.finish(number, &capability, state)?;
                 Ok((stamp, true))
             }

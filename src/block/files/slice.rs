@@ -13,20 +13,34 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 
 use crate::eris::BlockSize;
 
-/// What a file looks like from outside; another one means that it was changed.
+/// What a file looks like from outside; another one means that it was changed. The number of its device is not among it: many file
+/// systems get another one whenever they are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub size: u64,
-    /// Nanoseconds since 1970.
+    /// When its content was changed, or is said to have been, in nanoseconds since 1970.
     pub mtime: i64,
+    /// When anything of it was changed, which nobody can set. File systems that know none show something else here.
+    pub ctime: i64,
     pub inode: u64,
 }
 
 impl Stamp {
     pub fn of(stat: &Stat) -> Self {
-        let mtime =
-            stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec.cast_signed());
-        Self { size: stat.st_size.cast_unsigned(), mtime, inode: stat.st_ino }
+        let time = |seconds: i64, nanoseconds: u64| {
+            seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.cast_signed())
+        };
+        Self {
+            size: stat.st_size.cast_unsigned(),
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+            inode: stat.st_ino,
+        }
+    }
+
+    /// When it was changed last.
+    pub fn changed(&self) -> i64 {
+        self.mtime.max(self.ctime)
     }
 
     /// How many leaves its content has.

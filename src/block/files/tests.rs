@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::SystemTime;
 
 use tempfile::TempDir;
@@ -50,6 +50,18 @@ impl Folder {
     fn find(&self, name: &str) -> Option<ReadCapability> {
         let index = Index::open(&self.index()).unwrap().unwrap();
         Some(index.find(Path::new(name)).unwrap()?.capability)
+    }
+
+    fn set_modified(&self, name: &str, time: SystemTime) {
+        fs::File::options().write(true).open(self.root().join(name)).unwrap().set_modified(time).unwrap();
+    }
+
+    /// Makes the index say that the file looked as it does now, as only a clock that was set back could.
+    fn forge_stamp(&self, name: &str) {
+        let found = fs::metadata(self.root().join(name)).unwrap();
+        let ctime = found.ctime() * 1_000_000_000 + found.ctime_nsec();
+        let database = rusqlite::Connection::open(self.index()).unwrap();
+        database.execute("UPDATE files_2 SET ctime = ?1 WHERE path = ?2", (ctime, name.as_bytes())).unwrap();
     }
 
     fn names(&self) -> Vec<String> {
@@ -146,7 +158,8 @@ async fn a_changed_file_never_yields_a_wrong_block() {
     folder.update();
     assert!(store.has(&encoded(&new).1[0].0).await.unwrap());
     folder.write("a", &old);
-    fs::File::options().write(true).open(folder.root().join("a")).unwrap().set_modified(settled).unwrap();
+    folder.set_modified("a", settled);
+    folder.forge_stamp("a");
     let leaf = encoded(&new).1[0].0;
     assert!(store.has(&leaf).await.unwrap());
     assert!(matches!(store.get(&leaf).await, Err(Error::NotFound { .. })));
@@ -195,6 +208,37 @@ fn only_what_looks_different_is_read_again() {
     let update = || update_index(&folder.root(), &folder.index(), now, &mut |_| ()).unwrap().read;
     assert_eq!((update(), update()), (1, 1));
     assert_eq!((folder.update().read, folder.update().read), (1, 0));
+}
+
+#[test]
+fn a_file_whose_time_was_set_back_after_a_change_is_read_again() {
+    let folder = Folder::new();
+    folder.write("a", b"old");
+    folder.update();
+    let look = || fs::metadata(folder.root().join("a")).unwrap();
+    let before = look();
+    // The clock of a file system ticks some hundred times a second.
+    while look().ctime_nsec() == before.ctime_nsec() {
+        folder.write("a", b"new");
+        folder.set_modified("a", before.modified().unwrap());
+    }
+    assert_eq!(folder.update().read, 1);
+    assert_eq!(folder.capability("a"), encoded(b"new").0);
+}
+
+#[tokio::test]
+async fn an_index_of_an_older_version_is_made_anew() {
+    let folder = Folder::new();
+    folder.write("a", b"a");
+    folder.update();
+    let database = rusqlite::Connection::open(folder.index()).unwrap();
+    let older = "DROP TABLE files_2; DROP TABLE leaves_2; DROP TABLE nodes_2; CREATE TABLE files_1 (id)";
+    database.execute_batch(older).unwrap();
+    drop(database);
+    let reference = encoded(b"a").0.reference;
+    assert!(matches!(folder.store().get(&reference).await, Err(Error::Refused { .. })));
+    assert_eq!(folder.update().read, 1);
+    assert!(folder.store().get(&reference).await.is_ok());
 }
 
 #[test]
