@@ -15,6 +15,7 @@ mod files;
 mod http;
 mod memory;
 mod race;
+pub(crate) mod read_only;
 mod retry;
 mod sqlite;
 mod stack;

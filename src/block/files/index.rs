@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::IndexError;
 use super::slice::Stamp;
+use crate::block::read_only::{self, Unread};
 use crate::eris::{BlockSize, ReadCapability, Reference, seal_node};
 
 /// "ERIF" in the header of the database: tells our indices from other files.
@@ -25,6 +26,9 @@ const PREFIX: usize = 16;
 
 /// Places that are tried for one block. Blocks of zeros are in many files.
 const MAX_PLACES: usize = 8;
+
+/// Also a reader marks files; where it may not write, SQLite opens the database for reading.
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Kibibytes of the database that the writer keeps in memory: references come in no order.
 const WRITER_CACHE: i64 = 64 << 10;
@@ -80,6 +84,26 @@ pub struct IndexedFile {
 pub struct Index {
     connection: Connection,
     path: PathBuf,
+    /// Whether it is read as a file that nobody changes.
+    immutable: bool,
+}
+
+/// A database that was opened.
+struct Probed {
+    connection: Connection,
+    application: i32,
+    tables: i64,
+    /// Whether it has the tables of this version.
+    current: bool,
+}
+
+fn probe(connection: Connection) -> rusqlite::Result<Probed> {
+    connection.busy_timeout(BUSY)?;
+    let application = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let query = "SELECT count(*), count(*) FILTER (WHERE name = 'files_2') FROM sqlite_schema";
+    let (tables, current): (i64, i64) =
+        connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Probed { connection, application, tables, current: current > 0 })
 }
 
 type Result<T> = std::result::Result<T, IndexError>;
@@ -90,10 +114,13 @@ impl Index {
         if !path.try_exists().map_err(|source| IndexError::File { path: path.to_owned(), source })? {
             return Ok(None);
         }
-        let index = Self::open_with(path, OpenFlags::empty())?;
-        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'files_2'";
-        let tables: i64 = index.run(|connection| connection.query_row(tables, [], |row| row.get(0)))?;
-        Ok((tables > 0).then_some(index))
+        let opened = read_only::open(path, FLAGS, probe).map_err(|unread| match unread {
+            Unread::Pending(pending) => IndexError::Pending { path: path.to_owned(), pending },
+            Unread::Failed(source) => IndexError::Database { path: path.to_owned(), source },
+        })?;
+        let current = opened.probed.current;
+        let index = Self::new(path, opened.probed, opened.immutable)?;
+        Ok(current.then_some(index))
     }
 
     /// Opens an index to be written, which is created with its directory if need be.
@@ -102,7 +129,9 @@ impl Index {
             std::fs::create_dir_all(directory)
                 .map_err(|source| IndexError::File { path: directory.to_owned(), source })?;
         }
-        let index = Self::open_with(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        let opened = Connection::open_with_flags(path, FLAGS | OpenFlags::SQLITE_OPEN_CREATE).and_then(probe);
+        let probed = opened.map_err(|source| IndexError::Database { path: path.to_owned(), source })?;
+        let index = Self::new(path, probed, false)?;
         let made = (|| {
             index.connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
             index.connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -116,20 +145,19 @@ impl Index {
         Ok(index)
     }
 
-    fn open_with(path: &Path, more: OpenFlags) -> Result<Self> {
-        let failed = |source| IndexError::Database { path: path.to_owned(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
-        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-        let application: i32 = connection
-            .busy_timeout(BUSY)
-            .and_then(|()| connection.pragma_query_value(None, "application_id", |row| row.get(0)))
-            .map_err(failed)?;
-        let tables = "SELECT count(*) FROM sqlite_schema";
-        let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).map_err(failed)?;
-        match (application, tables) {
-            (APPLICATION_ID, _) | (0, 0) => Ok(Self { connection, path: path.to_owned() }),
+    fn new(path: &Path, probed: Probed, immutable: bool) -> Result<Self> {
+        match probed {
+            Probed { application: APPLICATION_ID, connection, .. }
+            | Probed { application: 0, tables: 0, connection, .. } => {
+                Ok(Self { connection, path: path.to_owned(), immutable })
+            }
             _ => Err(IndexError::Foreign { path: path.to_owned() }),
         }
+    }
+
+    /// Whether this may be used for as long as one likes, and shows what is changed meanwhile.
+    pub(super) fn is_lasting(&self) -> bool {
+        !self.immutable
     }
 
     fn failed(&self, source: rusqlite::Error) -> IndexError {

@@ -55,6 +55,18 @@ pub enum IndexError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// An indexing that ended early left changes that only its owner can read.
+    #[error(
+        "the index {} cannot be read without write access while {} holds unfinished changes: run `erisfs index` as its owner",
+        path.display(),
+        pending.display()
+    )]
+    Pending {
+        /// The database.
+        path: PathBuf,
+        /// Its write-ahead log.
+        pending: PathBuf,
+    },
     /// The file is something else.
     #[error("{} is no index of files", path.display())]
     Foreign {
@@ -141,7 +153,7 @@ impl Shared {
         let root = open_root(&self.root).map_err(|error| self.unavailable(None, error))?;
         let done = work(&index, &root).map_err(|error| self.unavailable(None, error))?;
         let mut idle = lock(&self.idle);
-        if idle.len() < CHUNKS {
+        if idle.len() < CHUNKS && index.is_lasting() {
             idle.push(index);
         }
         Ok(done)

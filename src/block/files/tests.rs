@@ -241,6 +241,25 @@ async fn an_index_of_an_older_version_is_made_anew() {
     assert!(folder.store().get(&reference).await.is_ok());
 }
 
+#[tokio::test]
+async fn an_index_is_read_where_nothing_can_be_written_beside_it() {
+    let folder = Folder::new();
+    folder.write("a", b"a");
+    folder.update();
+    // What stops also the superuser, unlike a mode.
+    let beside = folder.dir.path().join("cache/index.sqlite-shm");
+    fs::create_dir(&beside).unwrap();
+    let store = folder.store();
+    assert!(store.get(&encoded(b"a").0.reference).await.is_ok());
+    fs::remove_dir(&beside).unwrap();
+    folder.write("b", b"b");
+    folder.update();
+    assert!(store.has(&encoded(b"b").0.reference).await.unwrap(), "what is indexed later is seen");
+    fs::write(folder.dir.path().join("cache/index.sqlite-wal"), "x").unwrap();
+    fs::create_dir(&beside).unwrap();
+    assert!(matches!(Index::open(&folder.index()), Err(IndexError::Pending { .. })));
+}
+
 #[test]
 fn links_and_special_files_are_passed_over_and_the_index_itself_too() {
     let folder = Folder::new();
