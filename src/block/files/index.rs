@@ -58,14 +58,36 @@ pub(super) enum State {
     Stale = 2,
 }
 
-/// Where a leaf is.
+/// Where a block comes from.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Origin {
     pub file: i64,
     pub path: PathBuf,
     pub stamp: Stamp,
     pub block_size: BlockSize,
+}
+
+/// Where a leaf is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub origin: Origin,
     pub leaf: u64,
+}
+
+/// What a node is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub origin: Origin,
+    pairs: Vec<u8>,
+    level: u8,
+}
+
+impl Node {
+    /// The node, if it comes out right.
+    pub fn make(self, reference: &Reference) -> Option<Vec<u8>> {
+        let (found, node) = seal_node(self.pairs, self.level, self.origin.block_size);
+        (found == *reference).then_some(node)
+    }
 }
 
 /// A file of the index.
@@ -196,44 +218,40 @@ impl Index {
 
     /// Where a leaf is said to be.
     pub(super) fn places(&self, reference: &Reference) -> Result<Vec<Place>> {
-        let query =
-            "SELECT id, path, size, mtime, ctime, inode, capability, leaf FROM leaves_2 JOIN files_2 ON file = id
-            WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        let query = "SELECT id, path, size, mtime, ctime, inode, capability, leaf
+            FROM leaves_2 JOIN files_2 ON file = id WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        self.origins(query, reference, |origin, row| {
+            Ok(Place { origin, leaf: row.get::<_, i64>(7)?.cast_unsigned() })
+        })
+    }
+
+    /// The nodes that are said to have this reference, one for each file.
+    pub(super) fn nodes(&self, reference: &Reference) -> Result<Vec<Node>> {
+        let query = "SELECT id, path, size, mtime, ctime, inode, capability, pairs, level
+            FROM nodes_2 JOIN files_2 ON file = id WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        self.origins(query, reference, |origin, row| {
+            Ok(Node { origin, pairs: row.get(7)?, level: row.get(8)? })
+        })
+    }
+
+    fn origins<T>(
+        &self,
+        query: &str,
+        reference: &Reference,
+        read: impl Fn(Origin, &Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
         self.run(|connection| {
             let mut statement = connection.prepare_cached(query)?;
             let rows = statement.query_map(params![prefix(reference), MAX_PLACES as i64], |row| {
                 let Ok(capability) = ReadCapability::from_bytes(&row.get::<_, Vec<u8>>(6)?) else {
                     return Ok(None);
                 };
-                Ok(Some(Place {
-                    file: row.get(0)?,
-                    path: path_of(row.get(1)?),
-                    stamp: stamp(row, 2)?,
-                    block_size: capability.block_size,
-                    leaf: row.get::<_, i64>(7)?.cast_unsigned(),
-                }))
+                let (file, path, stamp) = (row.get(0)?, path_of(row.get(1)?), stamp(row, 2)?);
+                let origin = Origin { file, path, stamp, block_size: capability.block_size };
+                read(origin, row).map(Some)
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
         })
-    }
-
-    /// A node of any file, if it comes out right.
-    pub(super) fn node(&self, reference: &Reference) -> Result<Option<Vec<u8>>> {
-        let query = "SELECT pairs, level, capability FROM nodes_2 JOIN files_2 ON file = id
-            WHERE reference = ?1 AND state < 2 LIMIT 1";
-        let found = self.run(|connection| {
-            connection
-                .prepare_cached(query)?
-                .query_row([prefix(reference)], |row| {
-                    Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?))
-                })
-                .optional()
-        })?;
-        Ok(found.and_then(|(pairs, level, capability)| {
-            let block_size = ReadCapability::from_bytes(&capability).ok()?.block_size;
-            let (found, node) = seal_node(pairs, level, block_size);
-            (found == *reference).then_some(node)
-        }))
     }
 
     /// What was known of the file at this path.
@@ -347,12 +365,16 @@ impl Index {
         self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
     }
 
-    /// Marks a file that does not hold what was indexed, for other readers and the next indexing.
+    /// Marks a file that does not hold what was indexed, for other readers and the next indexing. Waits for nobody.
     pub(super) fn mark_stale(&self, file: i64) -> Result<()> {
         self.run(|connection| {
+            connection.busy_timeout(Duration::ZERO)?;
             let mark = "UPDATE files_2 SET state = ?2 WHERE id = ?1";
-            connection.prepare_cached(mark)?.execute(params![file, State::Stale as i64])?;
-            Ok(())
+            let marked = connection
+                .prepare_cached(mark)
+                .and_then(|mut statement| statement.execute(params![file, State::Stale as i64]));
+            connection.busy_timeout(BUSY)?;
+            marked.map(drop)
         })
     }
 }

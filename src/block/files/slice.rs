@@ -52,8 +52,10 @@ impl Stamp {
 /// Why there is no slice.
 #[derive(Debug)]
 pub(super) enum Missed {
-    /// The file is gone, or another one than was indexed.
+    /// The file is another one than was indexed.
     Changed,
+    /// There is no file now. Its disk may come back.
+    Gone,
     /// It cannot be read now.
     Failed(io::Error),
 }
@@ -62,9 +64,10 @@ impl From<io::Error> for Missed {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, UnexpectedEof};
         match error.kind() {
-            NotFound | NotADirectory | IsADirectory | UnexpectedEof => Self::Changed,
+            UnexpectedEof => Self::Changed,
+            NotFound | NotADirectory | IsADirectory => Self::Gone,
             // A link where a directory or the file was.
-            _ if error.raw_os_error() == Some(libc::ELOOP) => Self::Changed,
+            _ if error.raw_os_error() == Some(libc::ELOOP) => Self::Gone,
             _ => Self::Failed(error),
         }
     }
@@ -85,14 +88,10 @@ pub(super) fn open_below(root: impl AsFd, path: &Path, flags: OFlags) -> io::Res
     Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
 }
 
-/// Whether the file is still the one that was indexed.
-pub(super) fn is_same(root: impl AsFd, path: &Path, stamp: Stamp) -> Result<bool, io::Error> {
-    let stat = open_below(root, path, OFlags::PATH).and_then(|file| Ok(fstat(file)?));
-    match stat.map_err(Missed::from) {
-        Ok(stat) => Ok(Stamp::of(&stat) == stamp),
-        Err(Missed::Changed) => Ok(false),
-        Err(Missed::Failed(error)) => Err(error),
-    }
+/// Succeeds if the file is still the one that was indexed.
+pub(super) fn look_at(root: impl AsFd, path: &Path, stamp: Stamp) -> Result<(), Missed> {
+    let stat = open_below(root, path, OFlags::PATH).and_then(|file| Ok(fstat(file)?))?;
+    if Stamp::of(&stat) == stamp { Ok(()) } else { Err(Missed::Changed) }
 }
 
 /// The leaf with this number of a file, padded to the block size.

@@ -193,6 +193,43 @@ async fn a_vanished_file_takes_its_blocks_along_but_not_those_of_its_copy() {
     assert_eq!(folder.names(), [""; 0]);
 }
 
+#[tokio::test]
+async fn nodes_go_with_their_file_and_come_back_with_its_disk() {
+    let folder = Folder::new();
+    folder.write("disk/a", &noise(100_000, 4));
+    folder.update();
+    let root = folder.capability("disk/a").reference;
+    let store = folder.store();
+    assert!(store.has(&root).await.unwrap() && store.get(&root).await.is_ok());
+    let (mounted, elsewhere) = (folder.root().join("disk"), folder.dir.path().join("elsewhere"));
+    fs::rename(&mounted, &elsewhere).unwrap();
+    assert!(!store.has(&root).await.unwrap());
+    assert!(matches!(store.get(&root).await, Err(Error::NotFound { .. })));
+    fs::rename(&elsewhere, &mounted).unwrap();
+    assert!(store.has(&root).await.unwrap() && store.get(&root).await.is_ok());
+    folder.write("disk/a", b"other");
+    assert!(!store.has(&root).await.unwrap());
+    assert!(matches!(store.get(&root).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_reader_does_not_wait_for_an_indexing_to_mark_a_file() {
+    let folder = Folder::new();
+    folder.write("a", b"old");
+    folder.update();
+    let (store, reference) = (folder.store(), folder.capability("a").reference);
+    folder.write("a", b"newer");
+    let indexing = Index::open_to_write(&folder.index()).unwrap();
+    indexing.begin().unwrap();
+    let started = std::time::Instant::now();
+    assert!(!store.has(&reference).await.unwrap());
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    indexing.commit().unwrap();
+    assert_eq!(folder.names(), ["a"]);
+    assert!(!store.has(&reference).await.unwrap());
+    assert_eq!(folder.names(), [""; 0], "marked when it was met again");
+}
+
 #[test]
 fn only_what_looks_different_is_read_again() {
     let folder = Folder::new();
