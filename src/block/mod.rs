@@ -36,6 +36,7 @@ pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pi
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
+pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use http::{Http, Patience};
 pub use memory::Memory;

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::substituters::web;
-use super::{Blocks, Session, Usage, print};
+use super::{Blocks, Session, Signals, Usage, print};
 use crate::block::BlockStore;
 use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::store::{HashPart, StoreDir};
@@ -89,7 +89,15 @@ impl Publish {
                 None => Ok(publish::publish(store, self.paths.clone(), settings, progress.clone()).await?),
             }
         };
-        let published = session.runtime.block_on(work);
+        let published = session.runtime.block_on(async {
+            let mut signals = Signals::catch()?;
+            tokio::select! {
+                published = work => published,
+                () = signals.any() => {
+                    Err(anyhow!("stopped; paths that were done stay published, and the same command does the others"))
+                }
+            }
+        });
         progress.bar.finish_and_clear();
         let published = published.map_err(|error| match error.downcast_ref() {
             Some(Error::NameUnused) => Usage(format!("--name: {error}")).into(),

@@ -33,6 +33,9 @@ const CHUNK: usize = 32;
 /// Tasks at a time, each with a connection to the index.
 const CHUNKS: usize = 4;
 
+/// How the names of files begin that are not complete yet where this program writes a binary cache. They are not indexed.
+pub(crate) const UNFINISHED: &str = ".incoming-";
+
 /// What stands between directory and index in a URL.
 const INDEX: &str = "?index=";
 

@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, statat};
 
-use super::IndexError;
 use super::index::{Index, Leaf, State};
 use super::slice::{Stamp, open_below, open_root};
+use super::{IndexError, UNFINISHED};
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, SealedBlock, pairs_of};
 
 /// Bytes that are read at once: a batch of the encoder.
@@ -165,7 +165,8 @@ impl Scan<'_> {
         for entry in Dir::read_from(&directory).map_err(io::Error::from)? {
             let entry = entry.map_err(io::Error::from)?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") || self.is_own(path, name) {
+            let passed_over = matches!(name, b"." | b"..") || name.starts_with(UNFINISHED.as_bytes());
+            if passed_over || self.is_own(path, name) {
                 continue;
             }
             let path = path.join(OsStr::from_bytes(name));

@@ -298,9 +298,10 @@ async fn an_index_is_read_where_nothing_can_be_written_beside_it() {
 }
 
 #[test]
-fn links_and_special_files_are_passed_over_and_the_index_itself_too() {
+fn links_special_and_unfinished_files_are_passed_over_and_the_index_itself_too() {
     let folder = Folder::new();
     folder.write("a", b"a");
+    folder.write("nar/.incoming-x", b"half of a");
     fs::write(folder.dir.path().join("outside"), b"outside").unwrap();
     symlink("../outside", folder.root().join("link")).unwrap();
     symlink("..", folder.root().join("up")).unwrap();
