@@ -54,9 +54,10 @@ pub(super) async fn is_archive(file: PathBuf, record: &Record) -> bool {
                 return Ok(None);
             }
             let seen = |_| if answer.is_closed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) };
-            let mut watched = Watched { inner: Sha256::new(), seen };
-            io::copy(&mut file, &mut watched)?;
-            Ok::<_, io::Error>(Some(NarHash::new(watched.inner.finalize().into())))
+            let inner = Watched { inner: io::sink(), seen };
+            let mut out = Out { inner, digest: Sha256::new(), copy: None };
+            io::copy(&mut file, &mut out)?;
+            Ok::<_, io::Error>(Some(NarHash::new(out.digest.finalize().into())))
         };
         let same = hash().is_ok_and(|found| found == Some(expected));
         // Nobody may be waiting any more.
