@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("offline", &["block", "content", "download", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
-    ("publish", &["block", "compress", "content", "eris", "nar", "store", "substituter", "tree"]),
+    ("publish", &["block", "compress", "content", "eris", "http", "nar", "store", "substituter", "tree"]),
     ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),

@@ -15,6 +15,7 @@ mod files;
 mod http;
 mod memory;
 mod race;
+pub(crate) mod read_only;
 mod retry;
 mod sqlite;
 mod stack;
@@ -35,6 +36,7 @@ pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pi
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
+pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use http::{Http, Patience};
 pub use memory::Memory;

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use anyhow::anyhow;
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -57,10 +58,10 @@ impl Index {
         bar.finish_and_clear();
         let indexed = indexed?;
         let seconds = started.elapsed().as_secs_f64();
-        match &self.narinfo {
+        let left_out = match &self.narinfo {
             Some(out) => self.bind(&index, out, &keys)?,
-            None => list(&index)?,
-        }
+            None => list(&index).map(|()| 0)?,
+        };
         let rate = (bytes as f64 / seconds.max(0.001)) as u64;
         eprintln!(
             "files: {} ({} read, {} gone, {} left out), {}; {} read in {seconds:.1} s, {}/s",
@@ -72,11 +73,15 @@ impl Index {
             HumanBytes(bytes),
             HumanBytes(rate),
         );
-        Ok(())
+        match left_out {
+            0 => Ok(()),
+            left_out => Err(anyhow!("{left_out} narinfos were left out")),
+        }
     }
 
-    fn bind(&self, index: &Path, out: &Path, keys: &SigningKeys) -> anyhow::Result<()> {
-        let Some(index) = block::Index::open(index)? else { return Ok(()) };
+    /// Writes the narinfos; how many were left out.
+    fn bind(&self, index: &Path, out: &Path, keys: &SigningKeys) -> anyhow::Result<u64> {
+        let Some(index) = block::Index::open(index)? else { return Ok(0) };
         let (mut written, mut unchanged, mut left_out) = (0_u64, 0_u64, 0_u64);
         let mut printed = Ok(());
         let mut told = |binding: Binding<'_>| match binding {
@@ -97,7 +102,7 @@ impl Index {
         publish::bind_cache(&self.path, &index, out, keys, &mut told)?;
         printed?;
         eprintln!("narinfos: {written} written, {unchanged} unchanged, {left_out} left out");
-        Ok(())
+        Ok(left_out)
     }
 }
 

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::substituters::web;
-use super::{Blocks, Session, Usage, print};
+use super::{Blocks, Session, Signals, Usage, print};
 use crate::block::BlockStore;
 use crate::publish::{self, Error, Event, Observer, Published, Settings, SigningKeys};
 use crate::store::{HashPart, StoreDir};
@@ -68,7 +68,7 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        self.check_stores(session)?;
+        self.check_places(session)?;
         let store = self.blocks.open_to_put(session)?;
         let settings = Settings {
             narinfo: self.narinfo.clone(),
@@ -89,7 +89,15 @@ impl Publish {
                 None => Ok(publish::publish(store, self.paths.clone(), settings, progress.clone()).await?),
             }
         };
-        let published = session.runtime.block_on(work);
+        let published = session.runtime.block_on(async {
+            let mut signals = Signals::catch()?;
+            tokio::select! {
+                published = work => published,
+                () = signals.any() => {
+                    Err(anyhow!("stopped; paths that were done stay published, and the same command does the others"))
+                }
+            }
+        });
         progress.bar.finish_and_clear();
         let published = published.map_err(|error| match error.downcast_ref() {
             Some(Error::NameUnused) => Usage(format!("--name: {error}")).into(),
@@ -132,22 +140,34 @@ impl Publish {
         Ok(publish::mirror(store, from, paths, settings, progress).await?)
     }
 
-    /// A block store inside a tree that goes into it would never be done.
-    fn check_stores(&self, session: &Session) -> anyhow::Result<()> {
-        for url in self.blocks.urls(session)? {
-            let path = url.strip_prefix("dir:").or_else(|| url.strip_prefix("sqlite:"));
-            let Some(store) = path.and_then(|path| Path::new(path).canonicalize().ok()) else { continue };
-            for tree in &self.paths {
-                if tree.canonicalize().is_ok_and(|tree| store.starts_with(tree)) {
+    /// What is written inside a tree that is published would go into it, and a block store would never be done.
+    fn check_places(&self, session: &Session) -> anyhow::Result<()> {
+        let stores = self.blocks.urls(session)?.into_iter().filter_map(|url| {
+            let path = url.strip_prefix("dir:").or_else(|| url.strip_prefix("sqlite:"))?;
+            Some((PathBuf::from(path), format!("the block store {url}")))
+        });
+        let narinfo = self.narinfo.iter().map(|path| (path.clone(), format!("--narinfo {}", path.display())));
+        let overlay =
+            self.overlay.iter().map(|path| (overlay_file(path), format!("--overlay {}", path.display())));
+        // Of another cache nothing is read here.
+        let trees = if self.from.is_none() { &self.paths[..] } else { &[] };
+        for (place, what) in stores.chain(narinfo).chain(overlay) {
+            let Some(place) = real(&place) else { continue };
+            for tree in trees {
+                if tree.canonicalize().is_ok_and(|tree| place.starts_with(tree)) {
                     let tree = tree.display();
-                    return Err(
-                        Usage(format!("{tree}: the block store {url} lies in it: put it elsewhere")).into()
-                    );
+                    return Err(Usage(format!("{tree}: {what} lies in it: put it elsewhere")).into());
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The path without links, also of what is not made yet.
+fn real(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|there| Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?)))
 }
 
 /// The directory of a cache that says what it has.

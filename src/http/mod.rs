@@ -55,7 +55,7 @@ pub fn without_secrets(url: &str) -> String {
     parsed.into()
 }
 
-/// `%3D` becomes `=`: a password may have characters that a URL must write so. What is no such sequence stays.
+/// `%3D` becomes `=`: a password or a file name may have characters that a URL must write so. What is no such sequence stays.
 pub fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

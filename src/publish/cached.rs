@@ -14,9 +14,10 @@ use super::{Error, SignError};
 use crate::block::{Index, IndexError, IndexedFile};
 use crate::compress::{Compression, decoder};
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder};
+use crate::http::percent_decoded;
 use crate::nar::Hasher;
 use crate::store::narinfo::{Download, MAX_LENGTH, NarinfoError};
-use crate::store::{NarHash, Narinfo};
+use crate::store::{NarHash, Narinfo, StorePath};
 
 /// Bytes that are decompressed at once.
 const PIECE: usize = 256 << 10;
@@ -52,6 +53,8 @@ enum Unfit {
     Unreadable(#[from] io::Error),
     #[error("{0}")]
     Narinfo(#[from] NarinfoError),
+    #[error("it is the narinfo of {found}, under another name")]
+    OtherName { found: StorePath },
     #[error("none of the files that it names is in the index with the right size")]
     NoFile,
     #[error("{0}")]
@@ -129,10 +132,17 @@ fn bind(
     let mut text = Vec::new();
     File::open(root.join(path))?.take(MAX_LENGTH as u64 + 1).read_to_end(&mut text)?;
     let narinfo = Narinfo::parse(&text)?;
+    let named = narinfo.store_path();
+    // Nix and Guix name it by the hash part, Guix's cache by the whole name. Under another, it would stand in for the right one.
+    if path
+        .file_stem()
+        .is_none_or(|stem| *stem != *named.hash_part().to_string() && *stem != *named.to_string())
+    {
+        return Err(Unfit::OtherName { found: named.clone() }.into());
+    }
     let mut found = Vec::new();
     for download in narinfo.downloads() {
-        let name = download.compression.as_deref().unwrap_or("none");
-        let Ok(compression) = Compression::from_narinfo(name) else { continue };
+        let Ok(compression) = download.compression_in(narinfo.store_dir()) else { continue };
         for candidate in candidates(path, &download.url) {
             let file = index.find(&candidate).map_err(Failed::Index)?;
             if let Some(file) = file.filter(|file| is_right_size(file, download)) {
@@ -158,6 +168,7 @@ fn preference((file, compression): &(IndexedFile, Compression)) -> (bool, u64) {
 /// `guix publish` caches it (`nar/TYPE/NAME` is `TYPE/NAME.nar`, and the narinfo lies beside the NARs of one type).
 fn candidates(narinfo: &Path, url: &str) -> Vec<PathBuf> {
     let folder = narinfo.parent().unwrap_or(Path::new(""));
+    // Guix escapes names such as `gtk+` in URLs.
     let decoded = percent_decoded(url);
     let parts: Vec<&str> = decoded.split('/').collect();
     if decoded.contains(':') || parts.iter().any(|part| matches!(*part, "" | "." | "..")) {
@@ -171,31 +182,6 @@ fn candidates(narinfo: &Path, url: &str) -> Vec<PathBuf> {
         candidates.push(cache.join(kind.first().unwrap_or(&"none")).join(format!("{name}.nar")));
     }
     candidates
-}
-
-/// Guix escapes names such as `gtk+` in URLs. What is no escape stays as it is.
-fn percent_decoded(url: &str) -> String {
-    let mut bytes = Vec::with_capacity(url.len());
-    let mut rest = url.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = match tail {
-            [high, low, ..] if *first == b'%' => {
-                char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16))
-            }
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| url.to_owned())
 }
 
 /// That the file is still the one in the index, and holds the NAR.
@@ -366,6 +352,33 @@ mod tests {
         let (bound, counts) = cache.bind(&cache.keys());
         assert_eq!(counts, [1, 0, 0], "one path, though it has two narinfos");
         assert_eq!(bound.unwrap().eris()[0].format.as_deref(), Some("application/x-nix-archive+zstd"));
+    }
+
+    #[test]
+    fn a_narinfo_under_another_name_is_left_out_and_shadows_nothing() {
+        let cache = Cache::new();
+        let size = cache.nar.len() as u64;
+        cache.add("", StoreDir::nix(), &[("nar/x.nar", "none", size)]);
+        let stray = cache.add("old/", StoreDir::nix(), &[("nar/x.nar", "none", size)]);
+        cache.write("0-stray.narinfo", stray.with_line("System", "stray").unwrap().as_str().as_bytes());
+        cache.write("nar/x.nar", &cache.nar);
+        let (bound, counts) = cache.bind(&SigningKeys::default());
+        assert_eq!(counts[2], 2, "the stray one, and the one whose archive is not there");
+        assert_eq!(bound.unwrap().system(), None);
+    }
+
+    #[test]
+    fn without_a_compression_the_file_is_what_the_program_of_the_store_takes_it_for() {
+        for (store_dir, file) in [(StoreDir::nix(), "bzip2"), (StoreDir::guix(), "none")] {
+            let cache = Cache::new();
+            let narinfo = cache.add("", store_dir, &[("nar/x.nar", "none", 4)]);
+            let narinfo = narinfo.without_field("Compression").unwrap();
+            let hash_part = narinfo.store_path().hash_part();
+            cache.write(&format!("{hash_part}.narinfo"), narinfo.as_str().as_bytes());
+            cache.write("nar/x.nar", b"text");
+            let format = cache.bind(&SigningKeys::default()).0.unwrap().eris()[0].format.clone();
+            assert_eq!(format.unwrap(), Compression::from_narinfo(file).unwrap().eris_format());
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
+use crate::block::read_only::{self, Unread};
 use crate::store::hash::HashError;
 use crate::store::path::PathError;
 use crate::store::{NarHash, StoreDir, StorePath};
@@ -139,22 +140,12 @@ impl Database {
         if !file.is_file() {
             return Err(DatabaseError::Missing { path: file.to_owned(), store_dir: store_dir.clone() });
         }
-        let open_error = |source| DatabaseError::Open { path: file.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let shared = Connection::open_with_flags(file, flags).and_then(with_columns);
-        let (connection, columns) = match shared {
-            // A database in WAL mode needs its -shm file, which a user may not be able to create.
-            Err(error) if needs_write_access(&error) => {
-                if let Some(pending) = pending_changes(file) {
-                    let path = file.to_owned();
-                    return Err(DatabaseError::Pending { path, pending });
-                }
-                let flags = flags | OpenFlags::SQLITE_OPEN_URI;
-                Connection::open_with_flags(immutable_uri(file), flags).and_then(with_columns)
-            }
-            opened => opened,
-        }
-        .map_err(open_error)?;
+        let opened = read_only::open(file, flags, with_columns).map_err(|unread| match unread {
+            Unread::Pending(pending) => DatabaseError::Pending { path: file.to_owned(), pending },
+            Unread::Failed(source) => DatabaseError::Open { path: file.to_owned(), source },
+        })?;
+        let (connection, columns) = opened.probed;
         if !columns.iter().any(|column| column == "hash") {
             return Err(DatabaseError::OtherDatabase { path: file.to_owned() });
         }
@@ -282,39 +273,6 @@ fn with_columns(connection: Connection) -> rusqlite::Result<(Connection, Vec<Str
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     Ok((connection, columns))
-}
-
-fn needs_write_access(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
-    )
-}
-
-/// The file of changes that are not in the database file yet, if there is one. Reading the database
-/// as immutable would not see them, or half of them.
-fn pending_changes(file: &Path) -> Option<PathBuf> {
-    ["-wal", "-journal"]
-        .into_iter()
-        .map(|suffix| {
-            let mut name = file.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        })
-        .find(|beside| beside.metadata().is_ok_and(|found| found.len() > 0))
-}
-
-/// SQLite's URI of a file, saying that nobody changes it.
-fn immutable_uri(file: &Path) -> String {
-    let mut uri = "file:".to_owned();
-    for byte in file.as_os_str().as_encoded_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
-            uri.push(char::from(*byte));
-        } else {
-            uri += &format!("%{byte:02X}");
-        }
-    }
-    uri + "?immutable=1"
 }
 
 #[cfg(test)]

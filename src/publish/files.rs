@@ -7,12 +7,20 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
 use super::Error;
+use crate::block::UNFINISHED;
 use crate::nar::{Listing, ListingError};
 use crate::store::{Narinfo, StoreDir, StorePath};
+
+/// The folder of the NARs.
+const NARS: &str = "nar";
+
+/// An unfinished file this old has been left by a run that was killed: a NAR that is written grows all the time.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A directory that narinfos are written to.
 #[derive(Debug)]
@@ -21,7 +29,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Makes the directory and its `nix-cache-info`, if need be.
+    /// Makes the directory and its `nix-cache-info`, if need be, and removes what runs that were killed have left.
     pub fn open(directory: &Path, store_dir: &StoreDir) -> Result<Self, Error> {
         let files = Self { directory: directory.to_owned() };
         let path = directory.join("nix-cache-info");
@@ -40,6 +48,8 @@ impl Files {
             }
             Err(error) => return Err(failed(error)),
         }
+        remove_leftovers(directory);
+        remove_leftovers(&directory.join(NARS));
         Ok(files)
     }
 
@@ -50,7 +60,7 @@ impl Files {
 
     /// Where the NAR of a store path goes, in a directory that is there: what its narinfo says.
     pub fn nar_file(&self, path: &StorePath) -> Result<PathBuf, Error> {
-        let folder = self.directory.join("nar");
+        let folder = self.directory.join(NARS);
         fs::create_dir_all(&folder).map_err(|source| Error::File { path: folder.clone(), source })?;
         Ok(folder.join(format!("{}.nar.zst", path.hash_part())))
     }
@@ -95,9 +105,24 @@ impl Files {
 /// A file that is to be renamed when it is complete.
 pub(super) fn incoming(directory: &Path) -> io::Result<NamedTempFile> {
     tempfile::Builder::new()
-        .prefix(".incoming-")
+        .prefix(UNFINISHED)
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(directory)
+}
+
+fn remove_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            continue;
+        }
+        let written = entry.metadata().and_then(|status| status.modified());
+        let age = written.ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > LEFTOVER_AGE) {
+            // Another process may be doing the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn narinfo_name(path: &StorePath) -> String {
@@ -106,4 +131,31 @@ fn narinfo_name(path: &StorePath) -> String {
 
 fn listing_name(path: &StorePath) -> String {
     format!("{}.ls", path.hash_part())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn old_leftovers_go_and_young_ones_and_all_else_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let nars = folder.path().join(NARS);
+        fs::create_dir(&nars).unwrap();
+        for name in [".incoming-old", "old.nar", ".incoming-young"] {
+            for folder in [folder.path(), &nars] {
+                let file = fs::File::create(folder.join(name)).unwrap();
+                if !name.contains("young") {
+                    file.set_modified(SystemTime::now() - 2 * LEFTOVER_AGE).unwrap();
+                }
+            }
+        }
+        Files::open(folder.path(), &StoreDir::nix()).unwrap();
+        for folder in [folder.path(), &nars] {
+            let stays = |name: &str| folder.join(name).exists();
+            assert!(!stays(".incoming-old") && stays(".incoming-young") && stays("old.nar"));
+        }
+    }
 }

@@ -38,7 +38,8 @@ const PIECE: usize = 256 << 10;
 /// `settings` bind the content to the path, and vouch for nothing else. Dropping the future ends the work.
 ///
 /// # Errors
-/// Those of the block store, and of what is written here. What the cache does not give is told to the observer and counted.
+/// Those of the block store, and of what is written here; keys that are not for this store. What the cache does not give, or what
+/// the keys cannot sign, is told to the observer and counted.
 pub async fn mirror(
     store: Arc<dyn BlockStore>,
     from: Arc<dyn Substituter>,
@@ -47,6 +48,7 @@ pub async fn mirror(
     observer: Arc<dyn Observer>,
 ) -> Result<Published, Error> {
     let store_dir = store_dir_of(&*from, &paths, &settings).await?;
+    settings.keys.check(&store_dir)?;
     let closure = settings.closure;
     let publisher = blocking(move || Publisher::new(store, store_dir, &settings, observer)).await?;
     let publisher = Arc::new(publisher);
@@ -114,7 +116,7 @@ struct Mirror {
 }
 
 impl Mirror {
-    /// Does a job. An error of the cache leaves its path out; others end the work.
+    /// Does a job. An error of the cache, or a narinfo that cannot be signed, leaves its path out; others end the work.
     async fn step(&self, publisher: &Arc<Publisher>, job: Job) -> Result<Step<Job>, Error> {
         let hash_part = match &job {
             Job::Find { hash_part } => *hash_part,
@@ -130,6 +132,7 @@ impl Mirror {
                 | Error::Absent { .. }
                 | Error::OtherPath { .. }
                 | Error::NoDownload { .. }
+                | Error::Sign(_)
                 | Error::OtherNar { .. }),
             ) => {
                 publisher.observer.observe(Event::LeftOut { hash_part, error: &error });
@@ -279,12 +282,10 @@ fn feed(
 
 /// The files that can be unpacked: zstd first, which costs least, then the smallest.
 fn by_preference(narinfo: &Narinfo) -> Vec<(&Download, Compression)> {
-    let known = narinfo.downloads().iter().filter_map(|download| {
-        let nix = *narinfo.store_dir() != StoreDir::guix();
-        let absent = if nix { "bzip2" } else { "none" };
-        let name = download.compression.as_deref().unwrap_or(absent);
-        Some((download, Compression::from_narinfo(name).ok()?))
-    });
+    let known = narinfo
+        .downloads()
+        .iter()
+        .filter_map(|download| Some((download, download.compression_in(narinfo.store_dir()).ok()?)));
     let mut known: Vec<_> = known.collect();
     known.sort_by_key(|(download, compression)| {
         (*compression != Compression::Zstd, download.file_size.unwrap_or(u64::MAX))

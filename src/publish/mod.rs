@@ -163,6 +163,9 @@ pub async fn publish(
     let (plan, publisher) = blocking(move || {
         let plan = Plan::make(&paths, &settings)?;
         settings.keys.check(&plan.store_dir)?;
+        if !settings.keys.is_believed(&plan.store_dir) {
+            tracing::warn!("stock Guix does not believe signatures by keys of Nix; erisfs does");
+        }
         let publisher = Publisher::new(store, plan.store_dir.clone(), &settings, observer)?;
         Ok::<_, Error>((plan, publisher))
     })

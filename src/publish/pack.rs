@@ -1,5 +1,6 @@
 //! A tree on disk to its hash, and to the blocks of its seekable NAR.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +40,30 @@ pub(super) async fn hash(location: PathBuf) -> Result<Hashed, Error> {
         let _ = answer.send(hashed);
     });
     hashed.await.expect("hashing does not panic")
+}
+
+/// Whether the file is the seekable NAR that was published.
+pub(super) async fn is_archive(file: PathBuf, record: &Record) -> bool {
+    let (size, expected) = (record.packed_size, record.packed_hash);
+    // Closed when the caller goes away, which ends the thread.
+    let (answer, same) = oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        let hash = || {
+            let mut file = File::open(&file)?;
+            if file.metadata()?.len() != size {
+                return Ok(None);
+            }
+            let seen = |_| if answer.is_closed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) };
+            let inner = Watched { inner: io::sink(), seen };
+            let mut out = Out { inner, digest: Sha256::new(), copy: None };
+            io::copy(&mut file, &mut out)?;
+            Ok::<_, io::Error>(Some(NarHash::new(out.digest.finalize().into())))
+        };
+        let same = hash().is_ok_and(|found| found == Some(expected));
+        // Nobody may be waiting any more.
+        let _ = answer.send(same);
+    });
+    same.await.expect("hashing does not panic")
 }
 
 /// What became of a tree that was packed and put.

@@ -208,8 +208,12 @@ impl Publisher {
         let mut puts = Puts::All;
         if let Some(record) = before {
             let complete = is_complete(&*self.store, &record.capability).await;
-            let lacks_nar = nar_file.as_ref().is_some_and(|file| !has_length(file, record.packed_size));
-            if complete.map_err(|source| Error::Store { what, source })? && !lacks_nar {
+            let complete = complete.map_err(|source| Error::Store { what, source })?;
+            let has_nar = match &nar_file {
+                Some(file) if complete => pack::is_archive(file.clone(), &record).await,
+                _ => true,
+            };
+            if complete && has_nar {
                 if listing.is_none() && self.files.as_ref().is_some_and(|files| !files.has_listing(path)) {
                     listing = Some(self.hash(&location, info.nar_hash).await?);
                 }
@@ -370,10 +374,6 @@ impl Publisher {
     async fn sync(&self, what: &str) -> Result<(), Error> {
         self.store.sync().await.map_err(|source| store_error(what, source))
     }
-}
-
-fn has_length(file: &Path, length: u64) -> bool {
-    file.metadata().is_ok_and(|found| found.is_file() && found.len() == length)
 }
 
 fn store_error(what: &str, source: block::Error) -> Error {

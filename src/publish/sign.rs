@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::store::guix::{self, Signature, SigningError};
-use crate::store::narinfo::NarinfoError;
+use crate::store::narinfo::{ErisBinding, NarinfoError};
 use crate::store::{Narinfo, StoreDir, StorePath, ed25519};
 
 /// Longest key file that is read, in bytes; a key pair of Guix has 400.
@@ -70,11 +70,25 @@ pub enum SignError {
         /// The store.
         store_dir: StoreDir,
     },
+    /// There is no signature of Guix that could be made anew.
+    #[error(
+        "{path} bears no signature of Guix to be made anew; a key of Nix can bind the ERIS content to it"
+    )]
+    Unsigned {
+        /// The store path.
+        path: StorePath,
+    },
     /// There is a signature of Guix by somebody else, which another would replace.
     #[error(
         "{path} bears a signature of Guix by another key, which is to be kept; a key of Nix can bind the ERIS content to it"
     )]
     OtherGuixKey {
+        /// The store path.
+        path: StorePath,
+    },
+    /// A signature of Guix by somebody else covers the fields of another ERIS content, and there is no room for two.
+    #[error("{path} names another ERIS content, and a signature of Guix by another key covers that")]
+    OtherContent {
         /// The store path.
         path: StorePath,
     },
@@ -127,15 +141,17 @@ impl SigningKeys {
         self.nix.is_empty() && self.guix.is_none()
     }
 
-    /// Whether stock clients of this store will believe what is signed; a warning if not.
+    /// Whether the keys sign paths of this store.
     pub(super) fn check(&self, store_dir: &StoreDir) -> Result<(), SignError> {
-        if self.guix.is_some() && *store_dir == StoreDir::nix() {
-            return Err(SignError::WrongProgram { store_dir: store_dir.clone() });
+        match self.guix.is_some() && *store_dir == StoreDir::nix() {
+            true => Err(SignError::WrongProgram { store_dir: store_dir.clone() }),
+            false => Ok(()),
         }
-        if self.guix.is_none() && !self.nix.is_empty() && *store_dir == StoreDir::guix() {
-            tracing::warn!("stock Guix does not believe signatures by keys of Nix; erisfs does");
-        }
-        Ok(())
+    }
+
+    /// Whether stock clients of this store believe the keys.
+    pub(super) fn is_believed(&self, store_dir: &StoreDir) -> bool {
+        self.is_empty() || self.guix.is_some() || *store_dir != StoreDir::guix()
     }
 
     /// A narinfo of ours with all signatures.
@@ -152,28 +168,19 @@ impl SigningKeys {
 
     /// A narinfo of another cache with an ERIS content, bound to the path by our keys. Its own signatures stay valid.
     ///
-    /// Contents that it named before give way, unless Guix's signature covers them: then it stays as it is. A signature of
-    /// Guix is made anew where it is by our own key, so that it covers the content.
+    /// Contents that it named before give way, except what a signature of Guix by another key covers: where that leaves no
+    /// room for this content, it is an error. A signature by our own key is made anew, so that it covers the content.
     pub fn bind(&self, narinfo: &Narinfo, format: &str, urn: &str) -> Result<Narinfo, SignError> {
-        let end = narinfo.guix_signature().map_or(0, |field| field.offset);
-        let ours = self.is_ours(narinfo)?;
-        if !ours && narinfo.eris().iter().any(|content| content.end_in_text <= end) {
-            return Ok(narinfo.clone());
-        }
-        let mut bare = narinfo.clone();
-        for field in ["ERIS", "ERISFormat", ed25519::ERIS_SIG] {
-            bare = bare.without_field(field)?;
-        }
-        let content = format!("ERISFormat: {format}\nERIS: {urn}\n");
-        let mut bound = match (bare.guix_signature(), &self.guix) {
-            (Some(field), Some(key)) if ours => {
-                let (above, below) = bare.as_str().split_at(field.offset);
-                let signed = format!("{above}{content}");
+        let mut bound = match &self.guix {
+            Some(key) if self.is_ours(narinfo)? => {
+                let bare = without_contents(narinfo, 0)?;
+                let (above, below) = bare.as_str().split_at(signed_until(&bare));
+                let signed = format!("{above}ERISFormat: {format}\nERIS: {urn}\n");
                 let signature = Signature::sign(&signed, &self.host, key);
                 let below = below.split_once('\n').map_or("", |(_, rest)| rest);
                 Narinfo::parse(format!("{signed}Signature: {signature}\n{below}").as_bytes())?
             }
-            _ => Narinfo::parse(format!("{bare}{content}").as_bytes())?,
+            _ => with_content(narinfo, format, urn)?,
         };
         for key in &self.nix {
             bound = key.sign_contents(&bound)?;
@@ -184,10 +191,11 @@ impl SigningKeys {
     /// Whether the narinfo bears a good signature by our key of Guix.
     fn is_ours(&self, narinfo: &Narinfo) -> Result<bool, SignError> {
         let Some(key) = &self.guix else { return Ok(false) };
-        let Some(field) = narinfo.guix_signature() else {
-            return Err(SignError::WrongProgram { store_dir: narinfo.store_dir().clone() });
-        };
         let path = || narinfo.store_path().clone();
+        let Some(field) = narinfo.guix_signature() else {
+            self.check(narinfo.store_dir())?;
+            return Err(SignError::Unsigned { path: path() });
+        };
         match Signature::parse(field.value) {
             Ok(found) if found.key() == key.public_key() => {
                 match found.verify(&narinfo.as_str()[..field.offset]) {
@@ -198,6 +206,42 @@ impl SigningKeys {
             _ => Err(SignError::OtherGuixKey { path: path() }),
         }
     }
+}
+
+/// Where the text ends that a signature of Guix covers; 0 where there is none.
+fn signed_until(narinfo: &Narinfo) -> usize {
+    narinfo.guix_signature().map_or(0, |field| field.offset)
+}
+
+/// The narinfo without the fields of ERIS contents that begin at `from` or below it.
+fn without_contents(narinfo: &Narinfo, from: usize) -> Result<Narinfo, NarinfoError> {
+    let (kept, rest) = narinfo.as_str().split_at(from);
+    let mut text = kept.to_owned();
+    for line in rest.split_inclusive('\n') {
+        let name = line.split_once(':').map_or("", |(name, _)| name);
+        if !["ERIS", "ERISFormat", ed25519::ERIS_SIG].contains(&name) {
+            text.push_str(line);
+        }
+    }
+    Narinfo::parse(text.as_bytes())
+}
+
+/// The narinfo with this content, and no other that could be taken away without breaking its signature of Guix.
+fn with_content(narinfo: &Narinfo, format: &str, urn: &str) -> Result<Narinfo, SignError> {
+    let is_it = |content: &ErisBinding| content.urn == urn && content.format.as_deref() == Some(format);
+    let mut bound = without_contents(narinfo, signed_until(narinfo))?;
+    if bound.eris().iter().any(is_it) {
+        return Ok(bound);
+    }
+    // A format that is signed speaks of whatever `ERIS` line there is, and one that is not makes a second such line an error.
+    let other = || SignError::OtherContent { path: narinfo.store_path().clone() };
+    if bound.field("ERISFormat").is_none() {
+        bound = bound.with_line("ERISFormat", format).map_err(|_| other())?;
+    }
+    if !bound.eris().iter().any(is_it) {
+        bound = bound.with_line("ERIS", urn).map_err(|_| other())?;
+    }
+    if bound.eris().iter().any(is_it) { Ok(bound) } else { Err(other()) }
 }
 
 /// The text of a key file, wiped when it goes.
@@ -340,6 +384,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_foreign_signature_of_guix_covers_is_kept_or_there_is_no_binding() {
+        let other = URN.replace("BIBC2LUT", "BIBC2LUU");
+        let plain = OF_GUIX.parse::<Narinfo>().unwrap().without_field("Signature").unwrap();
+        let keys = of_nix(&["mirror-1"]);
+        let bind = |above: &str, below: &str| {
+            let text = format!("{plain}{above}");
+            let signature = Signature::sign(&text, "host", of_guix().guix.as_ref().unwrap());
+            let narinfo = format!("{text}Signature: {signature}\n{below}").parse::<Narinfo>().unwrap();
+            let bound = keys.bind(&narinfo, FORMAT, URN);
+            if let Ok(bound) = &bound {
+                assert!(bound.as_str().starts_with(&text), "what is signed stays");
+                assert!(is_bound(bound, &keys));
+            }
+            bound
+        };
+        let (format, urn) = (format!("ERISFormat: {FORMAT}\n"), format!("ERIS: {URN}\n"));
+        let other = format!("ERIS: {other}\n");
+        let both = format!("{format}{urn}");
+        for (above, below) in
+            [(&*both, ""), (&*format, ""), (&*format, &*other), (&*urn, &*format), ("", &*both)]
+        {
+            assert_eq!(bind(above, below).unwrap().eris().len(), 1);
+        }
+        for above in [format!("{format}{other}"), other.clone(), "ERISFormat: text/plain\n".to_owned()] {
+            assert!(matches!(bind(&above, ""), Err(SignError::OtherContent { .. })), "{above}");
+        }
+        assert!(matches!(bind(&other, &format), Err(SignError::OtherContent { .. })));
+    }
+
+    #[test]
     fn a_signature_of_guix_by_our_own_key_is_made_anew_over_the_content() {
         let keys = of_guix();
         let plain = OF_GUIX.parse::<Narinfo>().unwrap().without_field("Signature").unwrap();
@@ -361,6 +435,9 @@ mod tests {
         assert!(matches!(refused, Err(SignError::OtherGuixKey { .. })));
         let refused = of_guix().bind(&NIX.parse().unwrap(), FORMAT, URN);
         assert!(matches!(refused, Err(SignError::WrongProgram { .. })));
+        let unsigned = OF_GUIX.parse::<Narinfo>().unwrap().without_field("Signature").unwrap();
+        let refused = of_guix().bind(&unsigned, FORMAT, URN);
+        assert!(matches!(refused, Err(SignError::Unsigned { .. })));
         assert!(of_guix().check(&StoreDir::nix()).is_err());
         assert!(of_guix().check(&StoreDir::guix()).is_ok());
     }

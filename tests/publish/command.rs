@@ -54,3 +54,17 @@ fn a_name_that_cannot_be_given_is_a_wrong_call() {
     erisfs(dir.path()).arg("/no/such/path").assert().code(1);
     erisfs(dir.path()).assert().code(2);
 }
+
+#[test]
+fn nothing_is_written_into_the_tree_that_is_published_also_where_it_is_not_there_yet() {
+    let dir = TempDir::new().unwrap();
+    let tree = dir.path().join("tree");
+    make_tree(&tree);
+    let place = tree.join("new/place");
+    for flag in ["--narinfo", "--overlay"] {
+        erisfs(dir.path()).arg(flag).arg(&place).arg(&tree).assert().code(2);
+    }
+    let blocks = format!("dir:{}", place.display());
+    erisfs(dir.path()).args(["--blocks", &blocks]).arg(&tree).assert().code(2);
+    assert!(!tree.join("new").exists());
+}

@@ -93,17 +93,24 @@ async fn guix_gets_no_name_that_begins_with_a_dot() {
 }
 
 #[tokio::test]
-async fn the_archive_lies_where_the_narinfo_says_and_is_made_again_if_it_is_gone() {
+async fn the_archive_lies_where_the_narinfo_says_and_is_made_again_if_it_is_gone_or_damaged() {
     let (dir, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     make_tree(&dir.path().join("tree"));
     let store = memory();
-    let settings = Settings { nars: true, ..settings("/nix/store", &[], out.path()) };
-    for _ in 0..2 {
+    let state = Some(dir.path().join("state.sqlite"));
+    let settings = Settings { nars: true, state, ..settings("/nix/store", &[], out.path()) };
+    for run in 0..3 {
         let published = publish_one(store.clone(), &dir.path().join("tree"), settings.clone()).await;
         let path = &published.paths[0];
         let file = out.path().join(&path.narinfo.downloads()[0].url);
-        let archive = fs::read(&file).unwrap();
+        let mut archive = fs::read(&file).unwrap();
         assert_eq!(archive, crate::content(&*store, &path.capability));
-        fs::remove_file(file).unwrap();
+        match run {
+            0 => fs::remove_file(file).unwrap(),
+            _ => {
+                archive[20] ^= 1;
+                fs::write(file, archive).unwrap();
+            }
+        }
     }
 }

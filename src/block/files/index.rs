@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::IndexError;
 use super::slice::Stamp;
+use crate::block::read_only::{self, Unread};
 use crate::eris::{BlockSize, ReadCapability, Reference, seal_node};
 
 /// "ERIF" in the header of the database: tells our indices from other files.
@@ -26,19 +27,25 @@ const PREFIX: usize = 16;
 /// Places that are tried for one block. Blocks of zeros are in many files.
 const MAX_PLACES: usize = 8;
 
+/// Also a reader marks files; where it may not write, SQLite opens the database for reading.
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
 /// Kibibytes of the database that the writer keeps in memory: references come in no order.
 const WRITER_CACHE: i64 = 64 << 10;
 
-/// The tables carry the version of their columns in their names.
+/// The tables carry the version of their columns in their names. Those of an older one are not read.
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS files_1 (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
-        size INTEGER NOT NULL, mtime INTEGER NOT NULL, inode INTEGER NOT NULL, state INTEGER NOT NULL,
-        capability BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS leaves_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, leaf INTEGER NOT NULL,
+    DROP TABLE IF EXISTS files_1;
+    DROP TABLE IF EXISTS leaves_1;
+    DROP TABLE IF EXISTS nodes_1;
+    CREATE TABLE IF NOT EXISTS files_2 (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE,
+        size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
+        state INTEGER NOT NULL, capability BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS leaves_2 (reference BLOB NOT NULL, file INTEGER NOT NULL, leaf INTEGER NOT NULL,
         PRIMARY KEY (reference, file)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS nodes_1 (reference BLOB NOT NULL, file INTEGER NOT NULL, level INTEGER NOT NULL,
+    CREATE TABLE IF NOT EXISTS nodes_2 (reference BLOB NOT NULL, file INTEGER NOT NULL, level INTEGER NOT NULL,
         pairs BLOB NOT NULL);
-    CREATE INDEX IF NOT EXISTS nodes_1_reference ON nodes_1 (reference, file);";
+    CREATE INDEX IF NOT EXISTS nodes_2_reference ON nodes_2 (reference, file);";
 
 /// How much an entry for a file is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +58,36 @@ pub(super) enum State {
     Stale = 2,
 }
 
-/// Where a leaf is.
+/// Where a block comes from.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Origin {
     pub file: i64,
     pub path: PathBuf,
     pub stamp: Stamp,
     pub block_size: BlockSize,
+}
+
+/// Where a leaf is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub origin: Origin,
     pub leaf: u64,
+}
+
+/// What a node is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub origin: Origin,
+    pairs: Vec<u8>,
+    level: u8,
+}
+
+impl Node {
+    /// The node, if it comes out right.
+    pub fn make(self, reference: &Reference) -> Option<Vec<u8>> {
+        let (found, node) = seal_node(self.pairs, self.level, self.origin.block_size);
+        (found == *reference).then_some(node)
+    }
 }
 
 /// A file of the index.
@@ -77,17 +106,43 @@ pub struct IndexedFile {
 pub struct Index {
     connection: Connection,
     path: PathBuf,
+    /// Whether it is read as a file that nobody changes.
+    immutable: bool,
+}
+
+/// A database that was opened.
+struct Probed {
+    connection: Connection,
+    application: i32,
+    tables: i64,
+    /// Whether it has the tables of this version.
+    current: bool,
+}
+
+fn probe(connection: Connection) -> rusqlite::Result<Probed> {
+    connection.busy_timeout(BUSY)?;
+    let application = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let query = "SELECT count(*), count(*) FILTER (WHERE name = 'files_2') FROM sqlite_schema";
+    let (tables, current): (i64, i64) =
+        connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Probed { connection, application, tables, current: current > 0 })
 }
 
 type Result<T> = std::result::Result<T, IndexError>;
 
 impl Index {
-    /// Opens an index that is there; `None` if there is none.
+    /// Opens an index that is there; `None` if there is none, or one of an older version, which is made anew.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         if !path.try_exists().map_err(|source| IndexError::File { path: path.to_owned(), source })? {
             return Ok(None);
         }
-        Self::open_with(path, OpenFlags::empty()).map(Some)
+        let opened = read_only::open(path, FLAGS, probe).map_err(|unread| match unread {
+            Unread::Pending(pending) => IndexError::Pending { path: path.to_owned(), pending },
+            Unread::Failed(source) => IndexError::Database { path: path.to_owned(), source },
+        })?;
+        let current = opened.probed.current;
+        let index = Self::new(path, opened.probed, opened.immutable)?;
+        Ok(current.then_some(index))
     }
 
     /// Opens an index to be written, which is created with its directory if need be.
@@ -96,7 +151,9 @@ impl Index {
             std::fs::create_dir_all(directory)
                 .map_err(|source| IndexError::File { path: directory.to_owned(), source })?;
         }
-        let index = Self::open_with(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        let opened = Connection::open_with_flags(path, FLAGS | OpenFlags::SQLITE_OPEN_CREATE).and_then(probe);
+        let probed = opened.map_err(|source| IndexError::Database { path: path.to_owned(), source })?;
+        let index = Self::new(path, probed, false)?;
         let made = (|| {
             index.connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
             index.connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -110,20 +167,19 @@ impl Index {
         Ok(index)
     }
 
-    fn open_with(path: &Path, more: OpenFlags) -> Result<Self> {
-        let failed = |source| IndexError::Database { path: path.to_owned(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
-        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-        let application: i32 = connection
-            .busy_timeout(BUSY)
-            .and_then(|()| connection.pragma_query_value(None, "application_id", |row| row.get(0)))
-            .map_err(failed)?;
-        let tables = "SELECT count(*) FROM sqlite_schema";
-        let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).map_err(failed)?;
-        match (application, tables) {
-            (APPLICATION_ID, _) | (0, 0) => Ok(Self { connection, path: path.to_owned() }),
+    fn new(path: &Path, probed: Probed, immutable: bool) -> Result<Self> {
+        match probed {
+            Probed { application: APPLICATION_ID, connection, .. }
+            | Probed { application: 0, tables: 0, connection, .. } => {
+                Ok(Self { connection, path: path.to_owned(), immutable })
+            }
             _ => Err(IndexError::Foreign { path: path.to_owned() }),
         }
+    }
+
+    /// Whether this may be used for as long as one likes, and shows what is changed meanwhile.
+    pub(super) fn is_lasting(&self) -> bool {
+        !self.immutable
     }
 
     fn failed(&self, source: rusqlite::Error) -> IndexError {
@@ -140,7 +196,7 @@ impl Index {
         mut take: impl FnMut(IndexedFile) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let failed = |source| E::from(self.failed(source));
-        let query = "SELECT path, size, capability FROM files_1 WHERE state < 2 ORDER BY path";
+        let query = "SELECT path, size, capability FROM files_2 WHERE state < 2 ORDER BY path";
         let mut statement = self.connection.prepare(query).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
@@ -153,7 +209,7 @@ impl Index {
 
     /// The file at this path below the directory.
     pub fn find(&self, path: &Path) -> Result<Option<IndexedFile>> {
-        let query = "SELECT path, size, capability FROM files_1 WHERE path = ?1 AND state < 2";
+        let query = "SELECT path, size, capability FROM files_2 WHERE path = ?1 AND state < 2";
         let found = self.run(|connection| {
             connection.prepare_cached(query)?.query_row([path.as_os_str().as_bytes()], indexed).optional()
         })?;
@@ -162,54 +218,50 @@ impl Index {
 
     /// Where a leaf is said to be.
     pub(super) fn places(&self, reference: &Reference) -> Result<Vec<Place>> {
-        let query =
-            "SELECT id, path, size, mtime, inode, capability, leaf FROM leaves_1 JOIN files_1 ON file = id
-            WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        let query = "SELECT id, path, size, mtime, ctime, inode, capability, leaf
+            FROM leaves_2 JOIN files_2 ON file = id WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        self.origins(query, reference, |origin, row| {
+            Ok(Place { origin, leaf: row.get::<_, i64>(7)?.cast_unsigned() })
+        })
+    }
+
+    /// The nodes that are said to have this reference, one for each file.
+    pub(super) fn nodes(&self, reference: &Reference) -> Result<Vec<Node>> {
+        let query = "SELECT id, path, size, mtime, ctime, inode, capability, pairs, level
+            FROM nodes_2 JOIN files_2 ON file = id WHERE reference = ?1 AND state < 2 LIMIT ?2";
+        self.origins(query, reference, |origin, row| {
+            Ok(Node { origin, pairs: row.get(7)?, level: row.get(8)? })
+        })
+    }
+
+    fn origins<T>(
+        &self,
+        query: &str,
+        reference: &Reference,
+        read: impl Fn(Origin, &Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
         self.run(|connection| {
             let mut statement = connection.prepare_cached(query)?;
             let rows = statement.query_map(params![prefix(reference), MAX_PLACES as i64], |row| {
-                let Ok(capability) = ReadCapability::from_bytes(&row.get::<_, Vec<u8>>(5)?) else {
+                let Ok(capability) = ReadCapability::from_bytes(&row.get::<_, Vec<u8>>(6)?) else {
                     return Ok(None);
                 };
-                Ok(Some(Place {
-                    file: row.get(0)?,
-                    path: path_of(row.get(1)?),
-                    stamp: stamp(row, 2)?,
-                    block_size: capability.block_size,
-                    leaf: row.get::<_, i64>(6)?.cast_unsigned(),
-                }))
+                let (file, path, stamp) = (row.get(0)?, path_of(row.get(1)?), stamp(row, 2)?);
+                let origin = Origin { file, path, stamp, block_size: capability.block_size };
+                read(origin, row).map(Some)
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()
         })
     }
 
-    /// A node of any file, if it comes out right.
-    pub(super) fn node(&self, reference: &Reference) -> Result<Option<Vec<u8>>> {
-        let query = "SELECT pairs, level, capability FROM nodes_1 JOIN files_1 ON file = id
-            WHERE reference = ?1 AND state < 2 LIMIT 1";
-        let found = self.run(|connection| {
-            connection
-                .prepare_cached(query)?
-                .query_row([prefix(reference)], |row| {
-                    Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?))
-                })
-                .optional()
-        })?;
-        Ok(found.and_then(|(pairs, level, capability)| {
-            let block_size = ReadCapability::from_bytes(&capability).ok()?.block_size;
-            let (found, node) = seal_node(pairs, level, block_size);
-            (found == *reference).then_some(node)
-        }))
-    }
-
     /// What was known of the file at this path.
     pub(super) fn known(&self, path: &Path) -> Result<Option<(i64, Stamp, bool)>> {
-        let query = "SELECT id, size, mtime, inode, state FROM files_1 WHERE path = ?1";
+        let query = "SELECT id, size, mtime, ctime, inode, state FROM files_2 WHERE path = ?1";
         self.run(|connection| {
             connection
                 .prepare_cached(query)?
                 .query_row([path.as_os_str().as_bytes()], |row| {
-                    Ok((row.get(0)?, stamp(row, 1)?, row.get::<_, i64>(4)? == State::Settled as i64))
+                    Ok((row.get(0)?, stamp(row, 1)?, row.get::<_, i64>(5)? == State::Settled as i64))
                 })
                 .optional()
         })
@@ -227,16 +279,18 @@ impl Index {
     pub(super) fn add(&self, path: &Path, stamp: Stamp) -> Result<i64> {
         self.run(|connection| {
             let path = path.as_os_str().as_bytes();
-            connection.prepare_cached("DELETE FROM files_1 WHERE path = ?1")?.execute([path])?;
-            let Stamp { size, mtime, inode } = stamp;
+            connection.prepare_cached("DELETE FROM files_2 WHERE path = ?1")?.execute([path])?;
+            let Stamp { size, mtime, ctime, inode } = stamp;
             connection
                 .prepare_cached(
-                    "INSERT INTO files_1 (path, size, mtime, inode, state, capability) VALUES (?1, ?2, ?3, ?4, ?5, x'')",
+                    "INSERT INTO files_2 (path, size, mtime, ctime, inode, state, capability)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, x'')",
                 )?
                 .execute(params![
                     path,
                     size.cast_signed(),
                     mtime,
+                    ctime,
                     inode.cast_signed(),
                     State::Stale as i64
                 ])?;
@@ -247,7 +301,7 @@ impl Index {
     pub(super) fn finish(&self, file: i64, capability: &ReadCapability, state: State) -> Result<()> {
         self.run(|connection| {
             connection
-                .prepare_cached("UPDATE files_1 SET capability = ?2, state = ?3 WHERE id = ?1")?
+                .prepare_cached("UPDATE files_2 SET capability = ?2, state = ?3 WHERE id = ?1")?
                 .execute(params![file, &capability.to_bytes()[..], state as i64])?;
             Ok(())
         })?;
@@ -256,7 +310,7 @@ impl Index {
 
     /// Takes back a file that was not finished.
     pub(super) fn remove(&self, file: i64) -> Result<()> {
-        self.run(|connection| connection.execute("DELETE FROM files_1 WHERE id = ?1", [file]))?;
+        self.run(|connection| connection.execute("DELETE FROM files_2 WHERE id = ?1", [file]))?;
         Ok(())
     }
 
@@ -272,7 +326,7 @@ impl Index {
     pub(super) fn add_leaves(&self, leaves: &[Leaf]) -> Result<()> {
         self.run(|connection| {
             let mut insert =
-                connection.prepare_cached("INSERT OR IGNORE INTO leaves_1 VALUES (?1, ?2, ?3)")?;
+                connection.prepare_cached("INSERT OR IGNORE INTO leaves_2 VALUES (?1, ?2, ?3)")?;
             for leaf in leaves {
                 insert.execute(params![&leaf.reference[..], leaf.file, leaf.number.cast_signed()])?;
             }
@@ -282,7 +336,7 @@ impl Index {
 
     pub(super) fn add_node(&self, reference: &Reference, file: i64, level: u8, pairs: &[u8]) -> Result<()> {
         self.run(|connection| {
-            connection.prepare_cached("INSERT INTO nodes_1 VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            connection.prepare_cached("INSERT INTO nodes_2 VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                 prefix(reference),
                 file,
                 level,
@@ -295,11 +349,11 @@ impl Index {
     /// Forgets the files that were not met, and what belongs to no file any more. Returns how many were not met.
     pub(super) fn sweep(&self, any_gone: bool) -> Result<u64> {
         self.run(|connection| {
-            let gone = connection.execute("DELETE FROM files_1 WHERE id NOT IN (SELECT id FROM met)", [])?;
+            let gone = connection.execute("DELETE FROM files_2 WHERE id NOT IN (SELECT id FROM met)", [])?;
             // Reads the whole index, so only where something is to be found.
             if gone > 0 || any_gone {
-                connection.execute("DELETE FROM leaves_1 WHERE file NOT IN (SELECT id FROM files_1)", [])?;
-                connection.execute("DELETE FROM nodes_1 WHERE file NOT IN (SELECT id FROM files_1)", [])?;
+                connection.execute("DELETE FROM leaves_2 WHERE file NOT IN (SELECT id FROM files_2)", [])?;
+                connection.execute("DELETE FROM nodes_2 WHERE file NOT IN (SELECT id FROM files_2)", [])?;
             }
             connection.execute("DELETE FROM met", [])?;
             Ok(gone as u64)
@@ -311,12 +365,16 @@ impl Index {
         self.run(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
     }
 
-    /// Marks a file that does not hold what was indexed, for other readers and the next indexing.
+    /// Marks a file that does not hold what was indexed, for other readers and the next indexing. Waits for nobody.
     pub(super) fn mark_stale(&self, file: i64) -> Result<()> {
         self.run(|connection| {
-            let mark = "UPDATE files_1 SET state = ?2 WHERE id = ?1";
-            connection.prepare_cached(mark)?.execute(params![file, State::Stale as i64])?;
-            Ok(())
+            connection.busy_timeout(Duration::ZERO)?;
+            let mark = "UPDATE files_2 SET state = ?2 WHERE id = ?1";
+            let marked = connection
+                .prepare_cached(mark)
+                .and_then(|mut statement| statement.execute(params![file, State::Stale as i64]));
+            connection.busy_timeout(BUSY)?;
+            marked.map(drop)
         })
     }
 }
@@ -353,7 +411,8 @@ fn stamp(row: &Row<'_>, first: usize) -> rusqlite::Result<Stamp> {
     Ok(Stamp {
         size: row.get::<_, i64>(first)?.cast_unsigned(),
         mtime: row.get(first + 1)?,
-        inode: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+        ctime: row.get(first + 2)?,
+        inode: row.get::<_, i64>(first + 3)?.cast_unsigned(),
     })
 }
 

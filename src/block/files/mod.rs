@@ -11,7 +11,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 
-use self::index::Place;
 pub use self::index::{Index, IndexedFile};
+use self::index::{Node, Origin, Place};
 pub use self::scan::{Indexed, Met, update as update_index};
-use self::slice::{Missed, is_same, open_root, read_leaf};
+use self::slice::{Missed, look_at, open_root, read_leaf};
 use super::{Block, BlockStore, Error, Refusal};
 use crate::eris::{ConvergenceSecret, Reference, seal_leaves};
 
@@ -32,6 +32,9 @@ const CHUNK: usize = 32;
 
 /// Tasks at a time, each with a connection to the index.
 const CHUNKS: usize = 4;
+
+/// How the names of files begin that are not complete yet where this program writes a binary cache. They are not indexed.
+pub(crate) const UNFINISHED: &str = ".incoming-";
 
 /// What stands between directory and index in a URL.
 const INDEX: &str = "?index=";
@@ -55,6 +58,18 @@ pub enum IndexError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// An indexing that ended early left changes that only its owner can read.
+    #[error(
+        "the index {} cannot be read without write access while {} holds unfinished changes: run `erisfs index` as its owner",
+        path.display(),
+        pending.display()
+    )]
+    Pending {
+        /// The database.
+        path: PathBuf,
+        /// Its write-ahead log.
+        pending: PathBuf,
+    },
     /// The file is something else.
     #[error("{} is no index of files", path.display())]
     Foreign {
@@ -76,8 +91,10 @@ struct Shared {
     name: Arc<str>,
     /// Connections that nobody uses just now.
     idle: Mutex<Vec<Index>>,
-    /// Files that did not hold what the index says. Their numbers are not given out again.
-    stale: Mutex<HashSet<i64>>,
+    /// Files that did not hold what the index says, and whether it says so by now. Their numbers are not given out again.
+    stale: Mutex<HashMap<i64, bool>>,
+    /// Files that were not there once, of which a warning is given once.
+    gone: Mutex<HashSet<i64>>,
 }
 
 type Answer = (Reference, Result<Block, Error>);
@@ -91,7 +108,14 @@ impl Files {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let (root, index) = (absolute(root), absolute(index));
         Self {
-            shared: Arc::new(Shared { root, index, name, idle: Mutex::default(), stale: Mutex::default() }),
+            shared: Arc::new(Shared {
+                root,
+                index,
+                name,
+                idle: Mutex::default(),
+                stale: Mutex::default(),
+                gone: Mutex::default(),
+            }),
         }
     }
 
@@ -141,7 +165,7 @@ impl Shared {
         let root = open_root(&self.root).map_err(|error| self.unavailable(None, error))?;
         let done = work(&index, &root).map_err(|error| self.unavailable(None, error))?;
         let mut idle = lock(&self.idle);
-        if idle.len() < CHUNKS {
+        if idle.len() < CHUNKS && index.is_lasting() {
             idle.push(index);
         }
         Ok(done)
@@ -164,14 +188,15 @@ impl Shared {
         let mut answers: Vec<_> = references.iter().map(|_| None).collect();
         let mut waiting = Vec::new();
         for (position, &reference) in references.iter().enumerate() {
-            let places = self.places(index, &reference)?;
-            if places.is_empty()
-                && let Some(block) = index.node(&reference)?
+            let mut wanted =
+                Wanted { position, reference, places: self.places(index, &reference)?, failure: None };
+            if wanted.places.is_empty()
+                && let Some(block) = self.node(index, root, &mut wanted)?
             {
                 answers[position] = Some(Ok(block.into()));
                 continue;
             }
-            waiting.push(Wanted { position, reference, places, failure: None });
+            waiting.push(wanted);
         }
         while !waiting.is_empty() {
             let mut read = Vec::new();
@@ -192,7 +217,7 @@ impl Shared {
                 if found == wanted.reference {
                     answers[wanted.position] = Some(Ok(block.into()));
                 } else {
-                    self.mark_stale(index, &place);
+                    self.mark_stale(index, &place.origin);
                     waiting.push(wanted);
                 }
             }
@@ -202,19 +227,72 @@ impl Shared {
 
     fn places(&self, index: &Index, reference: &Reference) -> Result<Vec<Place>, IndexError> {
         let mut places = index.places(reference)?;
-        let stale = lock(&self.stale);
-        places.retain(|place| !stale.contains(&place.file));
+        places.retain(|place| self.is_believed(index, &place.origin));
         Ok(places)
+    }
+
+    fn nodes(&self, index: &Index, reference: &Reference) -> Result<Vec<Node>, IndexError> {
+        let mut nodes = index.nodes(reference)?;
+        nodes.retain(|node| self.is_believed(index, &node.origin));
+        Ok(nodes)
+    }
+
+    /// Whether the file held what the index says, as far as is known.
+    fn is_believed(&self, index: &Index, origin: &Origin) -> bool {
+        let known = lock(&self.stale).get(&origin.file).copied();
+        if known == Some(false) {
+            // Somebody was writing when it was found out.
+            self.mark_stale(index, origin);
+        }
+        known.is_none()
     }
 
     /// The leaf at the next place that can be read.
     fn next_leaf(&self, index: &Index, root: &OwnedFd, wanted: &mut Wanted) -> Option<(Place, Vec<u8>)> {
         while let Some(place) = wanted.places.pop() {
-            match read_leaf(root, &place.path, place.stamp, place.block_size, place.leaf) {
+            let Origin { path, stamp, block_size, .. } = &place.origin;
+            match read_leaf(root, path, *stamp, *block_size, place.leaf) {
                 Ok(leaf) => return Some((place, leaf)),
-                Err(Missed::Changed) => self.mark_stale(index, &place),
-                Err(Missed::Failed(error)) => wanted.failure = Some(error),
+                Err(missed) => {
+                    wanted.failure = self.missed(index, &place.origin, missed).or(wanted.failure.take())
+                }
             }
+        }
+        None
+    }
+
+    /// The node, of a file that is there as it was indexed: it could be made without, but its leaves could not.
+    fn node(
+        &self,
+        index: &Index,
+        root: &OwnedFd,
+        wanted: &mut Wanted,
+    ) -> Result<Option<Vec<u8>>, IndexError> {
+        for node in self.nodes(index, &wanted.reference)? {
+            match look_at(root, &node.origin.path, node.origin.stamp) {
+                Ok(()) => {
+                    if let Some(block) = node.make(&wanted.reference) {
+                        return Ok(Some(block));
+                    }
+                }
+                Err(missed) => {
+                    wanted.failure = self.missed(index, &node.origin, missed).or(wanted.failure.take())
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes note of why a file could not be used; the error, where it is one.
+    fn missed(&self, index: &Index, origin: &Origin, missed: Missed) -> Option<io::Error> {
+        match missed {
+            Missed::Changed => self.mark_stale(index, origin),
+            Missed::Gone => {
+                if lock(&self.gone).insert(origin.file) {
+                    tracing::warn!("{}: it is not there any more", self.root.join(&origin.path).display());
+                }
+            }
+            Missed::Failed(error) => return Some(error),
         }
         None
     }
@@ -226,28 +304,32 @@ impl Shared {
         }
     }
 
-    /// Notes that a file is not what was indexed. That the index cannot be written harms nobody: this process knows.
-    fn mark_stale(&self, index: &Index, place: &Place) {
-        if lock(&self.stale).insert(place.file) {
-            let path = self.root.join(&place.path);
-            tracing::warn!("{}: it was changed or removed; `erisfs index` reads it again", path.display());
-            if let Err(error) = index.mark_stale(place.file) {
-                tracing::debug!("{}: not marked as changed: {error}", path.display());
-            }
+    /// Notes that a file is not what was indexed. Where the index cannot be written just now, this process knows, and tries again
+    /// when the file is met again.
+    fn mark_stale(&self, index: &Index, origin: &Origin) {
+        let marked = index.mark_stale(origin.file);
+        let path = self.root.join(&origin.path);
+        if lock(&self.stale).insert(origin.file, marked.is_ok()).is_none() {
+            tracing::warn!("{}: it was changed; `erisfs index` reads it again", path.display());
+        }
+        if let Err(error) = marked {
+            tracing::debug!("{}: not marked as changed: {error}", path.display());
         }
     }
 
     /// Whether the block can be made, as far as this shows without making it.
     fn has(&self, reference: &Reference) -> Result<bool, Error> {
         let found = self.read(|index, root| {
-            for place in self.places(index, reference)? {
-                match is_same(root, &place.path, place.stamp) {
-                    Ok(true) => return Ok(Ok(true)),
-                    Ok(false) => self.mark_stale(index, &place),
-                    Err(error) => return Ok(Err(error)),
+            let places = self.places(index, reference)?.into_iter().map(|place| place.origin);
+            let nodes = self.nodes(index, reference)?.into_iter().map(|node| node.origin);
+            let mut failure = None;
+            for origin in places.chain(nodes) {
+                match look_at(root, &origin.path, origin.stamp) {
+                    Ok(()) => return Ok(Ok(true)),
+                    Err(missed) => failure = self.missed(index, &origin, missed).or(failure),
                 }
             }
-            Ok(Ok(index.node(reference)?.is_some()))
+            Ok(failure.map_or(Ok(false), Err))
         })?;
         found.map_err(|error| self.unavailable(Some(*reference), error))
     }

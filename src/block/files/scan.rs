@@ -1,8 +1,8 @@
 //! From a directory to its index: files that look as before are passed over, the others read and encoded once.
 //!
 //! Nothing is kept of a content but where its leaves are and the nodes above them. Memory is a batch of the encoder, some
-//! megabytes of rows and the names of the directories that wait. Changes reach the readers of the index in transactions of
-//! whole files, so an interrupted run leaves a smaller index and not a wrong one.
+//! megabytes of rows and the names of the directories that wait. Readers of the index get to see whole files, so an interrupted
+//! run leaves a smaller index and not a wrong one.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,19 +14,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, statat};
 
-use super::IndexError;
 use super::index::{Index, Leaf, State};
 use super::slice::{Stamp, open_below, open_root};
+use super::{IndexError, UNFINISHED};
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, SealedBlock, pairs_of};
 
 /// Bytes that are read at once: a batch of the encoder.
 const PIECE: usize = 1 << 20;
 
-/// Leaves that wait to be written, sorted, so that neighbours in the index are written together.
-const MAX_LEAVES: usize = 1 << 17;
+/// Leaves that wait to be written, sorted, so that neighbours in the index are written together: those of a gigabyte, as nobody
+/// else can write to the index in the meantime.
+const MAX_LEAVES: usize = 1 << 15;
 
 /// Files in one transaction, where they are small.
-const MAX_FILES: u64 = 4096;
+const MAX_FILES: u64 = 512;
 
 /// A file that was written less than this before it was read may be written again without looking different: file systems
 /// stamp by the tick of the kernel (10 ms at most), or by 2 s on FAT.
@@ -164,7 +165,8 @@ impl Scan<'_> {
         for entry in Dir::read_from(&directory).map_err(io::Error::from)? {
             let entry = entry.map_err(io::Error::from)?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") || self.is_own(path, name) {
+            let passed_over = matches!(name, b"." | b"..") || name.starts_with(UNFINISHED.as_bytes());
+            if passed_over || self.is_own(path, name) {
                 continue;
             }
             let path = path.join(OsStr::from_bytes(name));
@@ -204,11 +206,8 @@ impl Scan<'_> {
                 self.done.read += u64::from(read);
                 (self.met)(Met::File { path, read });
                 self.in_transaction += u64::from(read);
-                if self.in_transaction >= MAX_FILES || self.leaves.len() >= MAX_LEAVES {
+                if self.in_transaction >= MAX_FILES {
                     self.flush()?;
-                    self.index.commit()?;
-                    self.index.begin()?;
-                    self.in_transaction = 0;
                 }
                 Ok(())
             }
@@ -243,7 +242,7 @@ impl Scan<'_> {
         let number = self.index.add(path, stamp)?;
         match self.encode(file, stamp, number) {
             Ok(capability) => {
-                let state = if stamp.mtime < self.settled { State::Settled } else { State::Fresh };
+                let state = if stamp.changed() < self.settled { State::Settled } else { State::Fresh };
                 self.index.finish(number, &capability, state)?;
                 Ok((stamp, true))
             }
@@ -300,11 +299,16 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// Writes what waits, and ends the transaction.
     fn flush(&mut self) -> Result<(), IndexError> {
         // By reference, then by file, then by number: of leaves that are equal, the first of a file is kept.
         self.leaves.sort_unstable();
         self.index.add_leaves(&self.leaves)?;
         self.leaves.clear();
+        // Perhaps in the middle of a file, of which nobody is given blocks before it is finished.
+        self.index.commit()?;
+        self.index.begin()?;
+        self.in_transaction = 0;
         Ok(())
     }
 }

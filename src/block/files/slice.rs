@@ -13,20 +13,34 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 
 use crate::eris::BlockSize;
 
-/// What a file looks like from outside; another one means that it was changed.
+/// What a file looks like from outside; another one means that it was changed. The number of its device is not among it: many file
+/// systems get another one whenever they are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub size: u64,
-    /// Nanoseconds since 1970.
+    /// When its content was changed, or is said to have been, in nanoseconds since 1970.
     pub mtime: i64,
+    /// When anything of it was changed, which nobody can set. File systems that know none show something else here.
+    pub ctime: i64,
     pub inode: u64,
 }
 
 impl Stamp {
     pub fn of(stat: &Stat) -> Self {
-        let mtime =
-            stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec.cast_signed());
-        Self { size: stat.st_size.cast_unsigned(), mtime, inode: stat.st_ino }
+        let time = |seconds: i64, nanoseconds: u64| {
+            seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.cast_signed())
+        };
+        Self {
+            size: stat.st_size.cast_unsigned(),
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+            inode: stat.st_ino,
+        }
+    }
+
+    /// When it was changed last.
+    pub fn changed(&self) -> i64 {
+        self.mtime.max(self.ctime)
     }
 
     /// How many leaves its content has.
@@ -38,8 +52,10 @@ impl Stamp {
 /// Why there is no slice.
 #[derive(Debug)]
 pub(super) enum Missed {
-    /// The file is gone, or another one than was indexed.
+    /// The file is another one than was indexed.
     Changed,
+    /// There is no file now. Its disk may come back.
+    Gone,
     /// It cannot be read now.
     Failed(io::Error),
 }
@@ -48,9 +64,10 @@ impl From<io::Error> for Missed {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, UnexpectedEof};
         match error.kind() {
-            NotFound | NotADirectory | IsADirectory | UnexpectedEof => Self::Changed,
+            UnexpectedEof => Self::Changed,
+            NotFound | NotADirectory | IsADirectory => Self::Gone,
             // A link where a directory or the file was.
-            _ if error.raw_os_error() == Some(libc::ELOOP) => Self::Changed,
+            _ if error.raw_os_error() == Some(libc::ELOOP) => Self::Gone,
             _ => Self::Failed(error),
         }
     }
@@ -71,14 +88,10 @@ pub(super) fn open_below(root: impl AsFd, path: &Path, flags: OFlags) -> io::Res
     Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
 }
 
-/// Whether the file is still the one that was indexed.
-pub(super) fn is_same(root: impl AsFd, path: &Path, stamp: Stamp) -> Result<bool, io::Error> {
-    let stat = open_below(root, path, OFlags::PATH).and_then(|file| Ok(fstat(file)?));
-    match stat.map_err(Missed::from) {
-        Ok(stat) => Ok(Stamp::of(&stat) == stamp),
-        Err(Missed::Changed) => Ok(false),
-        Err(Missed::Failed(error)) => Err(error),
-    }
+/// Succeeds if the file is still the one that was indexed.
+pub(super) fn look_at(root: impl AsFd, path: &Path, stamp: Stamp) -> Result<(), Missed> {
+    let stat = open_below(root, path, OFlags::PATH).and_then(|file| Ok(fstat(file)?))?;
+    if Stamp::of(&stat) == stamp { Ok(()) } else { Err(Missed::Changed) }
 }
 
 /// The leaf with this number of a file, padded to the block size.

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::SystemTime;
 
 use tempfile::TempDir;
@@ -50,6 +50,18 @@ impl Folder {
     fn find(&self, name: &str) -> Option<ReadCapability> {
         let index = Index::open(&self.index()).unwrap().unwrap();
         Some(index.find(Path::new(name)).unwrap()?.capability)
+    }
+
+    fn set_modified(&self, name: &str, time: SystemTime) {
+        fs::File::options().write(true).open(self.root().join(name)).unwrap().set_modified(time).unwrap();
+    }
+
+    /// Makes the index say that the file looked as it does now, as only a clock that was set back could.
+    fn forge_stamp(&self, name: &str) {
+        let found = fs::metadata(self.root().join(name)).unwrap();
+        let ctime = found.ctime() * 1_000_000_000 + found.ctime_nsec();
+        let database = rusqlite::Connection::open(self.index()).unwrap();
+        database.execute("UPDATE files_2 SET ctime = ?1 WHERE path = ?2", (ctime, name.as_bytes())).unwrap();
     }
 
     fn names(&self) -> Vec<String> {
@@ -146,7 +158,8 @@ async fn a_changed_file_never_yields_a_wrong_block() {
     folder.update();
     assert!(store.has(&encoded(&new).1[0].0).await.unwrap());
     folder.write("a", &old);
-    fs::File::options().write(true).open(folder.root().join("a")).unwrap().set_modified(settled).unwrap();
+    folder.set_modified("a", settled);
+    folder.forge_stamp("a");
     let leaf = encoded(&new).1[0].0;
     assert!(store.has(&leaf).await.unwrap());
     assert!(matches!(store.get(&leaf).await, Err(Error::NotFound { .. })));
@@ -180,6 +193,43 @@ async fn a_vanished_file_takes_its_blocks_along_but_not_those_of_its_copy() {
     assert_eq!(folder.names(), [""; 0]);
 }
 
+#[tokio::test]
+async fn nodes_go_with_their_file_and_come_back_with_its_disk() {
+    let folder = Folder::new();
+    folder.write("disk/a", &noise(100_000, 4));
+    folder.update();
+    let root = folder.capability("disk/a").reference;
+    let store = folder.store();
+    assert!(store.has(&root).await.unwrap() && store.get(&root).await.is_ok());
+    let (mounted, elsewhere) = (folder.root().join("disk"), folder.dir.path().join("elsewhere"));
+    fs::rename(&mounted, &elsewhere).unwrap();
+    assert!(!store.has(&root).await.unwrap());
+    assert!(matches!(store.get(&root).await, Err(Error::NotFound { .. })));
+    fs::rename(&elsewhere, &mounted).unwrap();
+    assert!(store.has(&root).await.unwrap() && store.get(&root).await.is_ok());
+    folder.write("disk/a", b"other");
+    assert!(!store.has(&root).await.unwrap());
+    assert!(matches!(store.get(&root).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_reader_does_not_wait_for_an_indexing_to_mark_a_file() {
+    let folder = Folder::new();
+    folder.write("a", b"old");
+    folder.update();
+    let (store, reference) = (folder.store(), folder.capability("a").reference);
+    folder.write("a", b"newer");
+    let indexing = Index::open_to_write(&folder.index()).unwrap();
+    indexing.begin().unwrap();
+    let started = std::time::Instant::now();
+    assert!(!store.has(&reference).await.unwrap());
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    indexing.commit().unwrap();
+    assert_eq!(folder.names(), ["a"]);
+    assert!(!store.has(&reference).await.unwrap());
+    assert_eq!(folder.names(), [""; 0], "marked when it was met again");
+}
+
 #[test]
 fn only_what_looks_different_is_read_again() {
     let folder = Folder::new();
@@ -198,9 +248,60 @@ fn only_what_looks_different_is_read_again() {
 }
 
 #[test]
-fn links_and_special_files_are_passed_over_and_the_index_itself_too() {
+fn a_file_whose_time_was_set_back_after_a_change_is_read_again() {
+    let folder = Folder::new();
+    folder.write("a", b"old");
+    folder.update();
+    let look = || fs::metadata(folder.root().join("a")).unwrap();
+    let before = look();
+    // The clock of a file system ticks some hundred times a second.
+    while look().ctime_nsec() == before.ctime_nsec() {
+        folder.write("a", b"new");
+        folder.set_modified("a", before.modified().unwrap());
+    }
+    assert_eq!(folder.update().read, 1);
+    assert_eq!(folder.capability("a"), encoded(b"new").0);
+}
+
+#[tokio::test]
+async fn an_index_of_an_older_version_is_made_anew() {
     let folder = Folder::new();
     folder.write("a", b"a");
+    folder.update();
+    let database = rusqlite::Connection::open(folder.index()).unwrap();
+    let older = "DROP TABLE files_2; DROP TABLE leaves_2; DROP TABLE nodes_2; CREATE TABLE files_1 (id)";
+    database.execute_batch(older).unwrap();
+    drop(database);
+    let reference = encoded(b"a").0.reference;
+    assert!(matches!(folder.store().get(&reference).await, Err(Error::Refused { .. })));
+    assert_eq!(folder.update().read, 1);
+    assert!(folder.store().get(&reference).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_index_is_read_where_nothing_can_be_written_beside_it() {
+    let folder = Folder::new();
+    folder.write("a", b"a");
+    folder.update();
+    // What stops also the superuser, unlike a mode.
+    let beside = folder.dir.path().join("cache/index.sqlite-shm");
+    fs::create_dir(&beside).unwrap();
+    let store = folder.store();
+    assert!(store.get(&encoded(b"a").0.reference).await.is_ok());
+    fs::remove_dir(&beside).unwrap();
+    folder.write("b", b"b");
+    folder.update();
+    assert!(store.has(&encoded(b"b").0.reference).await.unwrap(), "what is indexed later is seen");
+    fs::write(folder.dir.path().join("cache/index.sqlite-wal"), "x").unwrap();
+    fs::create_dir(&beside).unwrap();
+    assert!(matches!(Index::open(&folder.index()), Err(IndexError::Pending { .. })));
+}
+
+#[test]
+fn links_special_and_unfinished_files_are_passed_over_and_the_index_itself_too() {
+    let folder = Folder::new();
+    folder.write("a", b"a");
+    folder.write("nar/.incoming-x", b"half of a");
     fs::write(folder.dir.path().join("outside"), b"outside").unwrap();
     symlink("../outside", folder.root().join("link")).unwrap();
     symlink("..", folder.root().join("up")).unwrap();
