@@ -77,7 +77,8 @@ impl Fallback {
 
     async fn sources(&self, deadline: Deadline) -> Vec<Arc<dyn NarSource>> {
         let asked = deadline.share(ASKING).instant();
-        let offers = self.substitutes.substituters.offers(self.hash_part, self.nar_hash, asked).await;
+        let offers =
+            self.substitutes.substituters.offers(self.hash_part, self.nar_hash, self.nar_size, asked).await;
         let mut sources: Vec<Arc<dyn NarSource>> = Vec::with_capacity(offers.len());
         for offer in offers {
             match FromServer::new(offer, &self.store_dir) {
