@@ -56,7 +56,7 @@ impl OpenPath<'_> {
             }
         }
         if let Some(substitutes) = self.substitutes {
-            for known in substitutes.known(self.resolved).await {
+            for known in substitutes.known(self.resolved, patience).await {
                 // What was downloaded is on this disk alone; other contents are where blocks come from.
                 let on_disk = (known.form == Compression::None).then(|| substitutes.downloads.fetch());
                 let bound_anyway = !self.resolved.bound.is_empty();
@@ -110,7 +110,8 @@ impl OpenPath<'_> {
         let (downloads, nar_hash) = (downloads.clone(), narinfo.nar_hash());
         let known = Known { capability, form };
         // Only the memory of it would be lost.
-        let _ = spawn_blocking(move || downloads.verified().remember(nar_hash, known)).await;
+        let remembered = spawn_blocking(move || downloads.verified().remember(nar_hash, known));
+        let _ = patience.bound(remembered).await;
         Ok(object)
     }
 
