@@ -117,6 +117,13 @@ impl Downloads {
         download
     }
 
+    /// Joins the download of a NAR, if one is under way.
+    pub fn join(&self, nar_hash: NarHash, nar_size: u64) -> Option<Arc<Download>> {
+        let known = self.known();
+        let entry = known.get(&Expected { nar_hash, nar_size })?;
+        entry.download.join().then(|| entry.download.clone())
+    }
+
     /// Each download that has not ended, by its name.
     pub fn under_way(&self) -> Vec<(String, Progress)> {
         let known = self.known();

@@ -70,6 +70,10 @@ impl Fallback {
 
     /// Starts the download, or joins it; what is here already is not downloaded.
     pub(super) async fn start(&self, deadline: Deadline) -> Arc<Download> {
+        // Nobody need be asked where it is for what is on its way.
+        if let Some(download) = self.substitutes.downloads.join(self.nar_hash, self.nar_size) {
+            return download;
+        }
         let sources = self.sources(deadline).await;
         let (name, nar_hash, nar_size) = (self.name.clone(), self.nar_hash, self.nar_size);
         self.substitutes.downloads.start(Wanted { name, nar_hash, nar_size, sources })

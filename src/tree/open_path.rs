@@ -81,8 +81,12 @@ impl OpenPath<'_> {
         }))
     }
 
-    /// Hashes contents that nobody bound to the path, until one is right; `None` if there is none.
+    /// Hashes contents that nobody bound to the path, until one is right; `None` if there is none, or the NAR is on its way already.
     async fn hashed(&self, substitutes: &Substitutes) -> Option<Result<Object, Error>> {
+        let narinfo = &self.resolved.narinfo;
+        if substitutes.downloads.join(narinfo.nar_hash(), narinfo.nar_size()).is_some() {
+            return None;
+        }
         let mut failure = None;
         for binding in &self.resolved.unbound {
             match self.hash(substitutes, binding).await {
