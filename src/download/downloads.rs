@@ -44,7 +44,7 @@ pub struct Downloads {
     /// Under way, or failed a moment ago.
     known: Mutex<HashMap<Expected, Entry>>,
     /// Sources that gave something else than what was expected, the one that was found out last at the end.
-    liars: Mutex<VecDeque<(Expected, String)>>,
+    liars: Mutex<VecDeque<(Expected, [u8; 32])>>,
 }
 
 #[derive(Debug)]
@@ -52,6 +52,8 @@ struct Entry {
     download: Arc<Download>,
     /// When it failed.
     failed: Option<Instant>,
+    /// The identities of its sources.
+    asked: Vec<[u8; 32]>,
 }
 
 impl Entry {
@@ -59,9 +61,9 @@ impl Entry {
     fn has_failed(&self, wanted: &Wanted) -> bool {
         match self.download.outcome() {
             Some(Err(Error::NotKept { .. })) => self.failed.is_some(),
-            Some(Err(Error::Failed { failures, .. })) => {
-                let is_known = |name: &str| failures.iter().any(|failure| failure.source == name);
-                self.failed.is_some() && wanted.sources.iter().all(|source| is_known(source.name()))
+            Some(Err(Error::Failed { .. })) => {
+                self.failed.is_some()
+                    && wanted.sources.iter().all(|source| self.asked.contains(&source.identity()))
             }
             _ => false,
         }
@@ -111,7 +113,8 @@ impl Downloads {
             return entry.download.clone();
         }
         let download = Arc::new(Download::new(&wanted, self.disk.clone(), self.fetch.clone()));
-        known.insert(expected, Entry { download: download.clone(), failed: None });
+        let asked = wanted.sources.iter().map(|source| source.identity()).collect();
+        known.insert(expected, Entry { download: download.clone(), failed: None, asked });
         drop(known);
         tokio::spawn(self.clone().run(download.clone(), wanted.sources));
         download
@@ -215,7 +218,7 @@ impl Downloads {
         let _turn = turn.map_err(|waiting| Error::Busy { name: name(), waiting })?;
         let mut failures = Vec::new();
         for source in sources {
-            if self.is_liar(expected, source.name()) {
+            if self.is_liar(expected, source.identity()) {
                 let reason = Reason::Distrusted;
                 failures.push(Failure { source: source.name().to_owned(), reason });
                 continue;
@@ -239,7 +242,7 @@ impl Downloads {
                 Err(Fault::Source(reason)) => {
                     if reason.is_lie() {
                         tracing::warn!("{} is not {}: {reason}", source.name(), download.name());
-                        self.distrust(expected, source.name());
+                        self.distrust(expected, source.identity());
                     }
                     failures.push(Failure { source: source.name().to_owned(), reason });
                 }
@@ -294,14 +297,14 @@ impl Downloads {
         let _ = spawn_blocking(move || verified.remember(nar_hash, known)).await;
     }
 
-    fn is_liar(&self, expected: Expected, source: &str) -> bool {
+    fn is_liar(&self, expected: Expected, source: [u8; 32]) -> bool {
         let liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.iter().any(|(lied, name)| *lied == expected && name == source)
+        liars.iter().any(|(lied, name)| *lied == expected && *name == source)
     }
 
-    fn distrust(&self, expected: Expected, source: &str) {
+    fn distrust(&self, expected: Expected, source: [u8; 32]) {
         let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.push_back((expected, source.to_owned()));
+        liars.push_back((expected, source));
         if liars.len() > LIARS {
             liars.pop_front();
         }
