@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::fallback::Fallback;
 use super::inode::Occupant;
-use super::open_path::OpenPath;
 use super::sources::{FIRST, Resolved, Substitutes};
 use super::{Error, Object, Tree, Trust};
 use crate::content::Deadline;
@@ -227,12 +226,7 @@ impl Tree {
             _ => None,
         };
         let slot = objects.occupants.slot(Occupant::Path { path, facts });
-        if let Some(object) = objects.opened(slot) {
-            return Ok(object);
-        }
-        let (fetch, substitutes) = (&objects.fetch, objects.sources.substitutes.as_ref());
-        let open = OpenPath { fetch, substitutes, resolved, facts, deadline };
-        objects.keep(slot, Arc::new(open.lazily().await?))
+        objects.open_lazily(slot, resolved, facts, deadline).await
     }
 
     /// The ways to the whole NAR: by servers and contents that are bound to the path; and by contents that nobody signed, if there are.
