@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::pipeline::{self, Expected, Fault};
+use super::pipeline::{self, Expected, Fault, Kept};
 use super::turns::Turns;
 use super::{Archive, Download, Error, Failure, Known, NarSource, Progress, Reason, Verified, Wanted, pump};
 use crate::block::{Cache, Disk, DiskStat};
@@ -25,6 +25,8 @@ const NODE_BYTES: usize = 16 << 20;
 const FAILED: Duration = Duration::from_secs(10);
 /// Sources that are remembered for having given something else than the NAR.
 const LIARS: usize = 1024;
+/// And for how long: the file may be put right.
+const LIED: Duration = Duration::from_secs(600);
 /// How long this disk is waited for.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that are read at a time to find the tree of a NAR that is here already.
@@ -44,7 +46,7 @@ pub struct Downloads {
     /// Under way, or failed a moment ago.
     known: Mutex<HashMap<Expected, Entry>>,
     /// Sources that gave something else than what was expected, the one that was found out last at the end.
-    liars: Mutex<VecDeque<(Expected, String)>>,
+    liars: Mutex<VecDeque<Liar>>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,16 @@ struct Entry {
     download: Arc<Download>,
     /// When it failed.
     failed: Option<Instant>,
+    /// The identities of its sources.
+    asked: Vec<[u8; 32]>,
+}
+
+/// A source that gave another NAR.
+#[derive(Debug)]
+struct Liar {
+    expected: Expected,
+    identity: [u8; 32],
+    found_out: Instant,
 }
 
 impl Entry {
@@ -59,9 +71,9 @@ impl Entry {
     fn has_failed(&self, wanted: &Wanted) -> bool {
         match self.download.outcome() {
             Some(Err(Error::NotKept { .. })) => self.failed.is_some(),
-            Some(Err(Error::Failed { failures, .. })) => {
-                let is_known = |name: &str| failures.iter().any(|failure| failure.source == name);
-                self.failed.is_some() && wanted.sources.iter().all(|source| is_known(source.name()))
+            Some(Err(Error::Failed { .. })) => {
+                self.failed.is_some()
+                    && wanted.sources.iter().all(|source| self.asked.contains(&source.identity()))
             }
             _ => false,
         }
@@ -111,10 +123,18 @@ impl Downloads {
             return entry.download.clone();
         }
         let download = Arc::new(Download::new(&wanted, self.disk.clone(), self.fetch.clone()));
-        known.insert(expected, Entry { download: download.clone(), failed: None });
+        let asked = wanted.sources.iter().map(|source| source.identity()).collect();
+        known.insert(expected, Entry { download: download.clone(), failed: None, asked });
         drop(known);
         tokio::spawn(self.clone().run(download.clone(), wanted.sources));
         download
+    }
+
+    /// Joins the download of a NAR, if one is under way.
+    pub fn join(&self, nar_hash: NarHash, nar_size: u64) -> Option<Arc<Download>> {
+        let known = self.known();
+        let entry = known.get(&Expected { nar_hash, nar_size })?;
+        entry.download.join().then(|| entry.download.clone())
     }
 
     /// Each download that has not ended, by its name.
@@ -146,7 +166,7 @@ impl Downloads {
                 pump::pump(&*source, inlet, file_limit(nar_size), |_| ()),
                 pipeline::hash(outlet, source.compression(), expected),
             );
-            settle(pumped, listing).map_err(|fault| {
+            settle(pumped.ended, listing).map_err(|fault| {
                 let reason = match fault {
                     Fault::Source(reason) => reason,
                     Fault::Cache(_) => unreachable!("nothing is kept"),
@@ -208,18 +228,18 @@ impl Downloads {
         let _turn = turn.map_err(|waiting| Error::Busy { name: name(), waiting })?;
         let mut failures = Vec::new();
         for source in sources {
-            if self.is_liar(expected, source.name()) {
+            if self.is_liar(expected, source.identity()) {
                 let reason = Reason::Distrusted;
                 failures.push(Failure { source: source.name().to_owned(), reason });
                 continue;
             }
             download.begin(source.name());
-            let (inlet, outlet) = pump::pipe();
-            let (pumped, kept) = tokio::join!(
-                pump::pump(&**source, inlet, file_limit(nar_size), |bytes| download.received(bytes)),
-                pipeline::keep(outlet, source.compression(), download.clone(), self.disk.clone()),
-            );
-            match settle(pumped, kept) {
+            let (mut kept, mut is_excused) = self.take(download, &**source).await;
+            if is_excused {
+                tracing::debug!("{} is asked for all of {} again", source.name(), name());
+                (kept, is_excused) = self.take(download, &**source).await;
+            }
+            match kept {
                 Ok(kept) => {
                     self.remember(nar_hash, kept.capability).await;
                     return Ok(Archive {
@@ -230,15 +250,29 @@ impl Downloads {
                 }
                 Err(Fault::Cache(reason)) => return Err(not_kept(reason)),
                 Err(Fault::Source(reason)) => {
-                    if reason.is_lie() {
+                    if reason.is_lie() && !is_excused {
                         tracing::warn!("{} is not {}: {reason}", source.name(), download.name());
-                        self.distrust(expected, source.name());
+                        self.distrust(expected, source.identity());
                     }
                     failures.push(Failure { source: source.name().to_owned(), reason });
                 }
             }
         }
         Err(Error::Failed { name: name(), failures: failures.into() })
+    }
+
+    /// All that a source gives, and whether it may be right although that is another NAR.
+    async fn take(&self, download: &Arc<Download>, source: &dyn NarSource) -> (Result<Kept, Fault>, bool) {
+        let limit = file_limit(download.expected().nar_size);
+        let (inlet, outlet) = pump::pipe();
+        let (mut pumped, kept) = tokio::join!(
+            pump::pump(source, inlet, limit, |bytes| download.received(bytes)),
+            pipeline::keep(outlet, source.compression(), download.clone(), self.disk.clone()),
+        );
+        let kept = settle(std::mem::replace(&mut pumped.ended, Ok(())), kept);
+        let is_excused =
+            matches!(&kept, Err(Fault::Source(reason)) if reason.is_lie() && pumped.excuses(reason));
+        (kept, is_excused)
     }
 
     /// The NAR if it was downloaded before and all its blocks are still in the cache.
@@ -287,14 +321,15 @@ impl Downloads {
         let _ = spawn_blocking(move || verified.remember(nar_hash, known)).await;
     }
 
-    fn is_liar(&self, expected: Expected, source: &str) -> bool {
-        let liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.iter().any(|(lied, name)| *lied == expected && name == source)
+    fn is_liar(&self, expected: Expected, identity: [u8; 32]) -> bool {
+        let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        liars.retain(|liar| liar.found_out.elapsed() < LIED);
+        liars.iter().any(|liar| liar.expected == expected && liar.identity == identity)
     }
 
-    fn distrust(&self, expected: Expected, source: &str) {
+    fn distrust(&self, expected: Expected, identity: [u8; 32]) {
         let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
-        liars.push_back((expected, source.to_owned()));
+        liars.push_back(Liar { expected, identity, found_out: Instant::now() });
         if liars.len() > LIARS {
             liars.pop_front();
         }

@@ -183,6 +183,15 @@ impl Reason {
     pub fn is_lie(&self) -> bool {
         !matches!(self, Self::Broken { .. } | Self::Stalled { .. } | Self::Distrusted)
     }
+
+    /// Whether it is what a file that was cut off looks like.
+    pub(super) fn is_short(&self) -> bool {
+        match self {
+            Self::TooShort { .. } => true,
+            Self::Decode { source, .. } => source.kind() == io::ErrorKind::UnexpectedEof,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

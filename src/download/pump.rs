@@ -70,6 +70,24 @@ struct Pump<'a> {
     limit: u64,
     /// Bytes that were handed on.
     position: u64,
+    /// It began anew, and what had come was passed over: it may be another file by now.
+    is_spliced: bool,
+    /// The end of the file is where the last stream ended, by nothing else.
+    is_end_guessed: bool,
+}
+
+/// What became of a source.
+pub(super) struct Pumped {
+    pub(super) ended: Result<(), Reason>,
+    is_spliced: bool,
+    is_end_guessed: bool,
+}
+
+impl Pumped {
+    /// Whether that the bytes are wrong for `reason` may come of how they were put together.
+    pub(super) fn excuses(&self, reason: &Reason) -> bool {
+        self.is_spliced || (self.is_end_guessed && reason.is_short())
+    }
 }
 
 /// Why one attempt ended before the file.
@@ -83,40 +101,42 @@ enum Break {
 
 /// Hands all that `source` gives to `inlet`: at most `limit` bytes. `received` is told of bytes as they come. That nobody takes them any more is no
 /// error: whoever should have taken them knows why.
-pub(super) async fn pump(
-    source: &dyn NarSource,
-    inlet: Inlet,
-    limit: u64,
-    received: impl Fn(u64),
-) -> Result<(), Reason> {
-    let mut pump = Pump { source, inlet, limit, position: 0 };
-    let (mut attempts, mut in_row, mut mark, mut pause) = (0, 0, 0, PAUSES[0]);
-    loop {
-        (attempts, in_row) = (attempts + 1, in_row + 1);
-        let Err(end) = pump.attempt(&received).await else { return Ok(()) };
-        if pump.position >= mark + STEP {
-            (in_row, mark, pause) = (0, pump.position, PAUSES[0]);
-        }
-        let is_last = in_row >= ATTEMPTS || attempts >= MOST_ATTEMPTS;
-        let received = pump.position;
-        match end {
-            Break::Closed => return Ok(()),
-            Break::Endless => return Err(Reason::Endless { limit }),
-            Break::Error(source) if is_last || !source.is_transient => {
-                return Err(Reason::Broken { attempts, received, source });
-            }
-            Break::Silence if is_last => {
-                return Err(Reason::Stalled { attempts, received, after: STALL });
-            }
-            Break::Error(error) => tracing::debug!("{} broke off at byte {received}: {error}", source.name()),
-            Break::Silence => tracing::debug!("{} went silent at byte {received}", source.name()),
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES[1]);
-    }
+pub(super) async fn pump(source: &dyn NarSource, inlet: Inlet, limit: u64, received: impl Fn(u64)) -> Pumped {
+    let mut pump = Pump { source, inlet, limit, position: 0, is_spliced: false, is_end_guessed: false };
+    let ended = pump.run(received).await;
+    Pumped { ended, is_spliced: pump.is_spliced, is_end_guessed: pump.is_end_guessed }
 }
 
 impl Pump<'_> {
+    async fn run(&mut self, received: impl Fn(u64)) -> Result<(), Reason> {
+        let (mut attempts, mut in_row, mut mark, mut pause) = (0, 0, 0, PAUSES[0]);
+        loop {
+            (attempts, in_row) = (attempts + 1, in_row + 1);
+            let Err(end) = self.attempt(&received).await else { return Ok(()) };
+            if self.position >= mark + STEP {
+                (in_row, mark, pause) = (0, self.position, PAUSES[0]);
+            }
+            let is_last = in_row >= ATTEMPTS || attempts >= MOST_ATTEMPTS;
+            let received = self.position;
+            match end {
+                Break::Closed => return Ok(()),
+                Break::Endless => return Err(Reason::Endless { limit: self.limit }),
+                Break::Error(source) if is_last || !source.is_transient => {
+                    return Err(Reason::Broken { attempts, received, source });
+                }
+                Break::Silence if is_last => {
+                    return Err(Reason::Stalled { attempts, received, after: STALL });
+                }
+                Break::Error(error) => {
+                    tracing::debug!("{} broke off at byte {received}: {error}", self.source.name())
+                }
+                Break::Silence => tracing::debug!("{} went silent at byte {received}", self.source.name()),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
+        }
+    }
+
     /// Opens the file where it broke off, and hands on what comes.
     async fn attempt(&mut self, received: &impl Fn(u64)) -> Result<(), Break> {
         let opened = timeout(STALL, self.source.open(self.position)).await.map_err(|_| Break::Silence)?;
@@ -126,6 +146,8 @@ impl Pump<'_> {
                 "it began beyond what was asked for",
             ))));
         }
+        self.is_spliced |= stream.from == 0 && self.position > 0;
+        self.is_end_guessed = stream.length.is_none();
         // What came before comes again.
         let mut skip = self.position - stream.from;
         loop {
@@ -266,7 +288,7 @@ mod tests {
             }
         };
         let ((bytes, at_end), result) = tokio::join!(all, pump(source, inlet, limit, |_| ()));
-        (bytes, at_end, result)
+        (bytes, at_end, result.ended)
     }
 
     async fn assert_whole(source: &Scripted) {
@@ -335,7 +357,7 @@ mod tests {
         let (inlet, outlet) = pipe();
         drop(outlet);
         let start = Instant::now();
-        assert!(pump(&source, inlet, u64::MAX, |_| ()).await.is_ok());
+        assert!(pump(&source, inlet, u64::MAX, |_| ()).await.ended.is_ok());
         assert!(start.elapsed() < STALL);
     }
 
@@ -352,7 +374,7 @@ mod tests {
             length
         };
         let (length, result) = tokio::join!(all, pump(&source, inlet, u64::MAX, |_| ()));
-        assert!(result.is_ok() && length == FILE);
+        assert!(result.ended.is_ok() && length == FILE);
         assert_eq!(source.asked.lock().unwrap().len(), 1);
     }
 

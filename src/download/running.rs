@@ -133,6 +133,12 @@ impl Download {
         Ok(bytes.freeze().slice(skip..skip + length))
     }
 
+    /// The same once all of it is here and right: for a reader who has none of it yet, whatever others were given before.
+    pub async fn read_finished(&self, range: Range<u64>, deadline: Deadline) -> Result<Bytes, Error> {
+        let archive = self.finished(deadline).await?;
+        self.read_archive(archive.capability, range, deadline).await
+    }
+
     /// How far it is.
     pub fn progress(&self) -> Progress {
         let state = self.state();

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use sha2::{Digest, Sha256};
 
 use crate::compress::{self, Compression};
 use crate::content::{self, Content, Deadline, Fetch, Limits};
@@ -25,8 +26,14 @@ const PIECES: usize = 8;
 /// Somebody who may have a NAR.
 #[async_trait]
 pub trait NarSource: fmt::Debug + Send + Sync {
-    /// How messages name it; without secrets. A source that gave something wrong is known by it.
+    /// How messages name it; without secrets.
     fn name(&self) -> &str;
+
+    /// By what it is known again if it gave something wrong, and nothing else is: a SHA-256, since what tells two sources apart may
+    /// be a secret.
+    fn identity(&self) -> [u8; 32] {
+        Sha256::digest(self.name()).into()
+    }
 
     /// How the bytes that it gives are compressed.
     fn compression(&self) -> Compression;
@@ -98,6 +105,7 @@ impl fmt::Debug for NarStream {
 #[derive(Debug)]
 pub struct FromServer {
     name: String,
+    identity: [u8; 32],
     offer: Offer,
     compression: Compression,
 }
@@ -109,7 +117,9 @@ impl FromServer {
         // A query may be a token.
         let url = offer.download.url.split('?').next().unwrap_or_default();
         let name = format!("{} ({url})", offer.server.name());
-        Ok(Self { name, offer, compression })
+        let whole = format!("{} ({}) {compression}", offer.server.name(), offer.download.url);
+        let identity = Sha256::digest(whole).into();
+        Ok(Self { name, identity, offer, compression })
     }
 }
 
@@ -117,6 +127,10 @@ impl FromServer {
 impl NarSource for FromServer {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn identity(&self) -> [u8; 32] {
+        self.identity
     }
 
     fn compression(&self) -> Compression {
@@ -134,6 +148,7 @@ impl NarSource for FromServer {
 #[derive(Debug)]
 pub struct FromContent {
     name: String,
+    identity: [u8; 32],
     fetch: Arc<Fetch>,
     capability: ReadCapability,
     compression: Compression,
@@ -143,7 +158,8 @@ impl FromContent {
     /// The content of `capability`, read through `fetch`.
     pub fn new(fetch: Arc<Fetch>, capability: ReadCapability, compression: Compression) -> Self {
         let name = content::Name::from(&capability).to_string();
-        Self { name, fetch, capability, compression }
+        let identity = Sha256::digest(format!("{capability} {compression}")).into();
+        Self { name, identity, fetch, capability, compression }
     }
 }
 
@@ -151,6 +167,10 @@ impl FromContent {
 impl NarSource for FromContent {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn identity(&self) -> [u8; 32] {
+        self.identity
     }
 
     fn compression(&self) -> Compression {

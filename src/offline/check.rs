@@ -108,7 +108,8 @@ pub(super) async fn hold(offline: &Offline, item: &Item) -> Holding {
 impl Holding {
     async fn count(&mut self, offline: &Offline, item: &Item) -> Result<(), String> {
         let disk = &offline.disk;
-        let content = item.content(offline.substitutes.as_ref()).await;
+        let substitutes = offline.substitutes.as_ref().map(|them| (them, Deadline::after(WAIT)));
+        let content = item.content(substitutes).await;
         let Some((capability, expected)) = content.map_err(|error| error.to_string())? else {
             self.held.estimated = true;
             self.lack(BlockSize::Large, item.announced());

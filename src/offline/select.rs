@@ -49,11 +49,11 @@ impl Item {
     /// The content by which it is read here: the one that is bound to it, or the one that was hashed; `None` if there is none yet.
     pub(super) async fn content(
         &self,
-        substitutes: Option<&Substitutes>,
+        substitutes: Option<(&Substitutes, Deadline)>,
     ) -> Result<Option<(ReadCapability, Expected)>, tree::Error> {
         match (self.resolved.content(self.facts), substitutes) {
             (Some(bound), _) => bound.map(Some),
-            (None, Some(substitutes)) => Ok(substitutes.hashed(&self.resolved).await),
+            (None, Some((substitutes, deadline))) => Ok(substitutes.hashed(&self.resolved, deadline).await),
             (None, None) => Ok(None),
         }
     }

@@ -7,8 +7,8 @@ use crate::eris::ReadCapability;
 use crate::store::Narinfo;
 use crate::store::narinfo::ErisBinding;
 
-/// What an object may have beyond twice the size that its narinfo announces: the parts that are not contents.
-const SLACK: u64 = 1 << 20;
+/// What an object may have beyond twice the size of its NAR: the parts that are not contents.
+const SLACK: u64 = 4 << 20;
 
 /// The content that one of the ERIS fields of a narinfo (or of an overlay) names.
 ///
@@ -27,12 +27,9 @@ pub(super) fn bound(
     Ok((capability, Expected { name, form, nar_size, facts, limit }))
 }
 
-/// The largest content that is taken for the NAR.
+/// The largest content that is taken for the NAR. The sizes of its files are not asked: most narinfos do not sign them.
 pub(super) fn limit(narinfo: &Narinfo) -> u64 {
-    // What is encoded may be any of the downloads, or the NAR, with a listing at its end.
-    let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
-    let largest = sizes.fold(narinfo.nar_size(), u64::max);
-    largest.saturating_mul(2).saturating_add(SLACK).min(UNLIMITED)
+    narinfo.nar_size().saturating_mul(2).saturating_add(SLACK).min(UNLIMITED)
 }
 
 /// How the NAR is compressed in the content, where that is said.

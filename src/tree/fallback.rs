@@ -70,6 +70,10 @@ impl Fallback {
 
     /// Starts the download, or joins it; what is here already is not downloaded.
     pub(super) async fn start(&self, deadline: Deadline) -> Arc<Download> {
+        // Nobody need be asked where it is for what is on its way.
+        if let Some(download) = self.substitutes.downloads.join(self.nar_hash, self.nar_size) {
+            return download;
+        }
         let sources = self.sources(deadline).await;
         let (name, nar_hash, nar_size) = (self.name.clone(), self.nar_hash, self.nar_size);
         self.substitutes.downloads.start(Wanted { name, nar_hash, nar_size, sources })
@@ -77,7 +81,8 @@ impl Fallback {
 
     async fn sources(&self, deadline: Deadline) -> Vec<Arc<dyn NarSource>> {
         let asked = deadline.share(ASKING).instant();
-        let offers = self.substitutes.substituters.offers(self.hash_part, self.nar_hash, asked).await;
+        let offers =
+            self.substitutes.substituters.offers(self.hash_part, self.nar_hash, self.nar_size, asked).await;
         let mut sources: Vec<Arc<dyn NarSource>> = Vec::with_capacity(offers.len());
         for offer in offers {
             match FromServer::new(offer, &self.store_dir) {

@@ -1,13 +1,13 @@
 //! The NAR of a store path, for whoever passes it on: in order or in ranges, from whatever has it.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::fallback::Fallback;
 use super::inode::Occupant;
-use super::open_path::OpenPath;
 use super::sources::{FIRST, Resolved, Substitutes};
 use super::{Error, Object, Tree, Trust};
 use crate::content::Deadline;
@@ -28,7 +28,16 @@ pub struct NarStream {
     unsigned: Option<Arc<Fallback>>,
     /// Once the object failed, or where there is none.
     download: Arc<Mutex<Option<Arc<Download>>>>,
+    /// What readers have of the download so far.
+    given: Arc<AtomicU8>,
 }
+
+/// Nothing.
+const NOTHING: u8 = 0;
+/// What had arrived, and may be contradicted later.
+const ARRIVED: u8 = 1;
+/// Nothing before all was here and right.
+const FINISHED: u8 = 2;
 
 impl NarStream {
     /// Bytes of the NAR.
@@ -126,7 +135,7 @@ impl NarStream {
                 Some(download) => download,
                 None => self.start(fallback, deadline).await,
             };
-            match download.read(range.clone(), deadline).await {
+            match self.read_once(&download, range.clone(), deadline).await {
                 Err(download::Error::Evicted { .. } | download::Error::Unwanted { .. }) if is_first => {
                     *self.download.lock().expect("no panic while held") = None;
                     is_first = false;
@@ -140,6 +149,32 @@ impl NarStream {
                 answer => return answer,
             }
         }
+    }
+
+    /// Bytes of a download as they arrive; where its sources contradict each other, after the end, if nobody has anything of it yet.
+    async fn read_once(
+        &self,
+        download: &Download,
+        range: Range<u64>,
+        deadline: Deadline,
+    ) -> Result<Bytes, download::Error> {
+        if self.given.load(SeqCst) != FINISHED {
+            match download.read(range.clone(), deadline).await {
+                Err(error @ download::Error::Contradicted { .. }) => {
+                    let known = self.given.compare_exchange(NOTHING, FINISHED, SeqCst, SeqCst);
+                    if known == Err(ARRIVED) {
+                        return Err(error);
+                    }
+                }
+                Ok(bytes) => match self.given.compare_exchange(NOTHING, ARRIVED, SeqCst, SeqCst) {
+                    // They were read before that was known.
+                    Err(FINISHED) => {}
+                    _ => return Ok(bytes),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        download.read_finished(range, deadline).await
     }
 
     async fn start(&self, fallback: &Fallback, deadline: Deadline) -> Arc<Download> {
@@ -213,6 +248,7 @@ impl Tree {
             fallback,
             unsigned,
             download: Arc::default(),
+            given: Arc::default(),
         }))
     }
 
@@ -227,12 +263,7 @@ impl Tree {
             _ => None,
         };
         let slot = objects.occupants.slot(Occupant::Path { path, facts });
-        if let Some(object) = objects.opened(slot) {
-            return Ok(object);
-        }
-        let (fetch, substitutes) = (&objects.fetch, objects.sources.substitutes.as_ref());
-        let open = OpenPath { fetch, substitutes, resolved, facts, deadline };
-        objects.keep(slot, Arc::new(open.lazily().await?))
+        objects.open_lazily(slot, resolved, facts, deadline).await
     }
 
     /// The ways to the whole NAR: by servers and contents that are bound to the path; and by contents that nobody signed, if there are.

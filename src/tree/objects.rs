@@ -9,7 +9,7 @@ use futures::FutureExt;
 use super::inode::{Occupant, Occupants, Slot};
 use super::object::UNLIMITED;
 use super::open_path::OpenPath;
-use super::{Error, Expected, Fault, Inode, Object, Sources};
+use super::{Error, Expected, Facts, Fault, Inode, Object, Resolved, Sources};
 use crate::block::ByteLru;
 use crate::content::{self, Deadline, Fetch, Flights, FrameCache};
 use crate::nar::NodeId;
@@ -28,6 +28,8 @@ pub(super) struct Objects {
     hasher: RandomState,
     /// By their names in the root; somebody who waits never joins an opening that is done ahead of need.
     opening: Flights<(String, bool), Result<Arc<Object>, Error>>,
+    /// The same for what can be opened without reading all of it.
+    opening_lazily: Flights<(Slot, bool), Result<Arc<Object>, Error>>,
 }
 
 impl Objects {
@@ -42,6 +44,7 @@ impl Objects {
             shown: Mutex::default(),
             hasher: RandomState::new(),
             opening: Flights::default(),
+            opening_lazily: Flights::default(),
         }
     }
 
@@ -112,6 +115,36 @@ impl Objects {
                 // The flight had the deadline of whoever started it; ours may be later.
                 Err(error) if error.is_overdue() && !deadline.has_passed() => {}
                 answer => return answer,
+            }
+        }
+    }
+
+    /// The object behind a number, if it is open or can be opened without reading all of it; together with whoever does the same now.
+    pub(super) async fn open_lazily(
+        &self,
+        slot: Slot,
+        resolved: &Resolved,
+        facts: Option<Facts>,
+        deadline: Deadline,
+    ) -> Result<Arc<Object>, Error> {
+        loop {
+            if let Some(object) = self.opened(slot) {
+                return Ok(object);
+            }
+            let flight = self.opening_lazily.join((slot, deadline.is_ahead()), || {
+                let (fetch, resolved) = (self.fetch.clone(), resolved.clone());
+                let substitutes = self.sources.substitutes.clone();
+                async move {
+                    let substitutes = substitutes.as_ref();
+                    let open = OpenPath { fetch: &fetch, substitutes, resolved: &resolved, facts, deadline };
+                    open.lazily().await.map(Arc::new)
+                }
+                .boxed()
+            });
+            match flight.await {
+                // The flight had the deadline of whoever started it; ours may be later.
+                Err(error) if error.is_overdue() && !deadline.has_passed() => {}
+                answer => return self.keep(slot, answer?),
             }
         }
     }

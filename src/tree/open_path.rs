@@ -56,7 +56,7 @@ impl OpenPath<'_> {
             }
         }
         if let Some(substitutes) = self.substitutes {
-            for known in substitutes.known(self.resolved).await {
+            for known in substitutes.known(self.resolved, patience).await {
                 // What was downloaded is on this disk alone; other contents are where blocks come from.
                 let on_disk = (known.form == Compression::None).then(|| substitutes.downloads.fetch());
                 let bound_anyway = !self.resolved.bound.is_empty();
@@ -81,8 +81,12 @@ impl OpenPath<'_> {
         }))
     }
 
-    /// Hashes contents that nobody bound to the path, until one is right; `None` if there is none.
+    /// Hashes contents that nobody bound to the path, until one is right; `None` if there is none, or the NAR is on its way already.
     async fn hashed(&self, substitutes: &Substitutes) -> Option<Result<Object, Error>> {
+        let narinfo = &self.resolved.narinfo;
+        if substitutes.downloads.join(narinfo.nar_hash(), narinfo.nar_size()).is_some() {
+            return None;
+        }
         let mut failure = None;
         for binding in &self.resolved.unbound {
             match self.hash(substitutes, binding).await {
@@ -110,7 +114,8 @@ impl OpenPath<'_> {
         let (downloads, nar_hash) = (downloads.clone(), narinfo.nar_hash());
         let known = Known { capability, form };
         // Only the memory of it would be lost.
-        let _ = spawn_blocking(move || downloads.verified().remember(nar_hash, known)).await;
+        let remembered = spawn_blocking(move || downloads.verified().remember(nar_hash, known));
+        let _ = patience.bound(remembered).await;
         Ok(object)
     }
 

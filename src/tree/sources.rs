@@ -116,14 +116,19 @@ impl Substitutes {
     }
 
     /// The contents that were hashed to the NAR of a store path before, the last one first.
-    pub(super) async fn known(&self, resolved: &Resolved) -> Vec<Known> {
+    pub(super) async fn known(&self, resolved: &Resolved, deadline: Deadline) -> Vec<Known> {
         let (downloads, nar_hash) = (self.downloads.clone(), resolved.narinfo.nar_hash());
-        spawn_blocking(move || downloads.verified().get(nar_hash)).await.unwrap_or_default()
+        let known = spawn_blocking(move || downloads.verified().get(nar_hash));
+        deadline.bound(known).await.and_then(Result::ok).unwrap_or_default()
     }
 
     /// The content that was hashed to the NAR of a store path last, and what is known of it.
-    pub async fn hashed(&self, resolved: &Resolved) -> Option<(ReadCapability, Expected)> {
-        let known = *self.known(resolved).await.first()?;
+    pub async fn hashed(
+        &self,
+        resolved: &Resolved,
+        deadline: Deadline,
+    ) -> Option<(ReadCapability, Expected)> {
+        let known = *self.known(resolved, deadline).await.first()?;
         Some((known.capability, resolved.expected(known, None)))
     }
 

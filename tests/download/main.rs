@@ -231,6 +231,34 @@ async fn who_sends_other_bytes_is_named_and_not_asked_again_and_the_next_one_is(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_while_it_came_is_taken_from_the_start_once_more() {
+    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(4_000_000));
+    let mut old = nar.clone();
+    old[1_000_000] ^= 1;
+    // It breaks off, and what comes from the start then is another file.
+    let server =
+        Server::new(nar.clone(), &[Answer::OtherBreak(old.into(), 2_000_000), Answer::Whole, Answer::Good]);
+    let downloads = open(dir.path());
+    let archive = download(&downloads, wanted(&nar, vec![source(&server, Compression::None)])).await;
+    assert_is(&downloads, &archive, &nar).await;
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_early_where_no_length_was_said_is_no_lie() {
+    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(4_000_000));
+    for (number, compression) in
+        [Compression::None, Compression::Zstd, Compression::Xz].into_iter().enumerate()
+    {
+        let server = Server::new(pack(compression, &nar), &[Answer::Unsized(500_000), Answer::Good]);
+        let downloads = open(&dir.path().join(number.to_string()));
+        let archive = download(&downloads, wanted(&nar, vec![source(&server, compression)])).await;
+        assert_is(&downloads, &archive, &nar).await;
+        assert_eq!(server.requests().len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_told_a_wrong_size_harms_nobody_who_knows_the_right_one() {
     let (dir, nar) = (tempfile::tempdir().unwrap(), nar(1_000_000));
     let server = Server::new(nar.clone(), &[Answer::Good]);

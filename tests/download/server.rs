@@ -20,6 +20,10 @@ pub enum Answer {
     Stall(usize),
     /// What was asked for, of another file of the same length and with the same `ETag`.
     Other(Arc<Vec<u8>>),
+    /// So many bytes of another file, then closes the connection.
+    OtherBreak(Arc<Vec<u8>>, usize),
+    /// So many bytes, of a file whose length is not said.
+    Unsized(usize),
     /// The file, so many bytes every 10 ms.
     Slow(usize),
     /// 404.
@@ -81,20 +85,30 @@ impl State {
             return send(connection, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
         }
         let from = if matches!(answer, Answer::Whole) { 0 } else { from };
-        let file = if let Answer::Other(other) = &answer { other } else { &self.file };
+        let file = match &answer {
+            Answer::Other(other) | Answer::OtherBreak(other, _) => other,
+            _ => &self.file,
+        };
         let (length, part) = (file.len(), &file[from..]);
         let status = match from {
             0 => "200 OK".to_owned(),
             _ => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{length}", length - 1),
         };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"file\"\r\n\r\n", part.len());
+        let framing = match &answer {
+            Answer::Unsized(_) => "Connection: close".to_owned(),
+            _ => format!("Content-Length: {}", part.len()),
+        };
+        let head = format!("HTTP/1.1 {status}\r\n{framing}\r\nETag: \"file\"\r\n\r\n");
         send(connection, head.as_bytes())?;
         let (step, pause) = match answer {
             Answer::Slow(step) => (step, Duration::from_millis(10)),
             _ => (64 * 1024, Duration::ZERO),
         };
         let end = match answer {
-            Answer::Break(length) | Answer::Stall(length) => length.min(part.len()),
+            Answer::Break(length)
+            | Answer::Stall(length)
+            | Answer::OtherBreak(_, length)
+            | Answer::Unsized(length) => length.min(part.len()),
             _ => part.len(),
         };
         for piece in part[..end].chunks(step) {
@@ -103,7 +117,7 @@ impl State {
             thread::sleep(pause);
         }
         match answer {
-            Answer::Break(_) => None,
+            Answer::Break(_) | Answer::OtherBreak(..) | Answer::Unsized(_) => None,
             Answer::Stall(_) => {
                 // The client hangs up.
                 let _ = BufReader::new(connection).fill_buf();

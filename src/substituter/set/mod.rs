@@ -267,11 +267,19 @@ impl Substituters {
         })
     }
 
-    /// Everywhere that the NAR with this hash can be downloaded from, best first. That the narinfos are signed is not
+    /// Everywhere that the NAR with this hash and size can be downloaded from, best first. That the narinfos are signed is not
     /// asked: what comes is to be hashed. Servers that are not ready shortly after the first are left out.
-    pub async fn offers(&self, path: HashPart, nar_hash: NarHash, deadline: Instant) -> Vec<Offer> {
+    pub async fn offers(
+        &self,
+        path: HashPart,
+        nar_hash: NarHash,
+        nar_size: u64,
+        deadline: Instant,
+    ) -> Vec<Offer> {
         match self.store_dir(deadline).await {
-            Ok(store_dir) => offers::offers(&self.set, path, nar_hash, &store_dir, deadline).await,
+            Ok(store_dir) => {
+                offers::offers(&self.set, path, (nar_hash, nar_size), &store_dir, deadline).await
+            }
             Err(_) => Vec::new(),
         }
     }

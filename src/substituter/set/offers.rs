@@ -14,11 +14,11 @@ use crate::store::{HashPart, NarHash, Narinfo, StoreDir};
 /// Most downloads of one narinfo that are looked at: one for each way of compressing.
 const MAX_DOWNLOADS: usize = 8;
 
-/// Asks all servers but the one whose narinfo is remembered, and waits for the others a little once there is an offer.
+/// By the hash and size of the NAR. Asks all servers but the one whose narinfo is remembered, and waits for the others a little once there is an offer.
 pub(super) async fn offers(
     set: &Set,
     path: HashPart,
-    nar_hash: NarHash,
+    nar: (NarHash, u64),
     store_dir: &StoreDir,
     deadline: Instant,
 ) -> Vec<Offer> {
@@ -34,8 +34,9 @@ pub(super) async fn offers(
             asked.push(async move { (rank, server.narinfo(path, store_dir).await) });
         }
     }
-    let is_offer =
-        |narinfo: &Narinfo| narinfo.store_path().hash_part() == path && narinfo.nar_hash() == nar_hash;
+    let is_offer = |narinfo: &Narinfo| {
+        narinfo.store_path().hash_part() == path && (narinfo.nar_hash(), narinfo.nar_size()) == nar
+    };
     let has_offer =
         |narinfos: &[Option<Arc<Narinfo>>]| narinfos.iter().flatten().any(|narinfo| is_offer(narinfo));
     let mut end = deadline;

@@ -19,7 +19,7 @@ async fn every_server_with_this_nar_is_named_best_first() {
     let near = fake("near").priority(1).with(&signed("a")).well();
     let lacks = fake("lacks").well();
     let set = set(&[&far, &other, &near, &lacks]);
-    let offers = set.offers(hash_part(), signed("a").nar_hash(), soon()).await;
+    let offers = set.offers(hash_part(), signed("a").nar_hash(), signed("a").nar_size(), soon()).await;
     assert_eq!(
         offered(&offers),
         ["near nar/a", "far nar/a"],
@@ -34,9 +34,11 @@ async fn of_one_server_zstd_comes_first_and_then_what_is_smallest() {
     let narinfo = and(&narinfo, "nar/lzip", "lzip", Some(50));
     let narinfo = and(&narinfo, "nar/zstd", "zstd", Some(80));
     let set = set(&[&fake("guix").with(&narinfo).well()]);
-    let offers = set.offers(hash_part(), narinfo.nar_hash(), soon()).await;
+    let offers = set.offers(hash_part(), narinfo.nar_hash(), narinfo.nar_size(), soon()).await;
     let order = ["guix nar/zstd", "guix nar/lzip", "guix nar/gzip", "guix nar/a", "guix nar/none"];
     assert_eq!(offered(&offers), order);
+    let of_another_size = set.offers(hash_part(), narinfo.nar_hash(), narinfo.nar_size() + 1, soon()).await;
+    assert_eq!(offered(&of_another_size), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,7 +48,8 @@ async fn who_was_asked_before_is_not_asked_again_and_the_silent_are_waited_for_s
     let set = set(&[&server, &silent]);
     find(&set).await.unwrap();
     silent.be(Mood::Silent);
-    let (offers, took) = timed(set.offers(hash_part(), signed("a").nar_hash(), soon())).await;
+    let (offers, took) =
+        timed(set.offers(hash_part(), signed("a").nar_hash(), signed("a").nar_size(), soon())).await;
     assert_eq!((offered(&offers), took), (vec!["server nar/a".to_owned()], 300));
     assert_eq!(server.asked(), 1);
 }
@@ -57,7 +60,12 @@ async fn the_deadline_holds_where_nobody_answers() {
     let set = set(&[&silent]);
     set.store_dir(soon()).await.unwrap();
     silent.be(Mood::Silent);
-    let (offers, took) =
-        timed(set.offers(hash_part(), signed("a").nar_hash(), Instant::now() + millis(700))).await;
+    let (offers, took) = timed(set.offers(
+        hash_part(),
+        signed("a").nar_hash(),
+        signed("a").nar_size(),
+        Instant::now() + millis(700),
+    ))
+    .await;
     assert_eq!((offers.len(), took), (0, 700));
 }
