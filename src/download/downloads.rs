@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::pipeline::{self, Expected, Fault, Kept};
+use super::pump::Patience;
 use super::turns::Turns;
 use super::{Archive, Download, Error, Failure, Known, NarSource, Progress, Reason, Verified, Wanted, pump};
 use crate::block::{Cache, Disk, DiskStat};
@@ -163,7 +164,7 @@ impl Downloads {
             let _turn = turn.map_err(|waiting| Error::Busy { name: name.clone(), waiting })?;
             let (inlet, outlet) = pump::pipe();
             let (pumped, listing) = tokio::join!(
-                pump::pump(&*source, inlet, file_limit(nar_size), |_| ()),
+                pump::pump(&*source, inlet, file_limit(nar_size), Patience::ALONE, |_| ()),
                 pipeline::hash(outlet, source.compression(), expected),
             );
             settle(pumped.ended, listing).map_err(|fault| {
@@ -227,34 +228,43 @@ impl Downloads {
         let turn = self.turns.take(nar_size, limit).await;
         let _turn = turn.map_err(|waiting| Error::Busy { name: name(), waiting })?;
         let mut failures = Vec::new();
-        for source in sources {
-            if self.is_liar(expected, source.identity()) {
-                let reason = Reason::Distrusted;
-                failures.push(Failure { source: source.name().to_owned(), reason });
-                continue;
-            }
-            download.begin(source.name());
-            let (mut kept, mut is_excused) = self.take(download, &**source).await;
-            if is_excused {
-                tracing::debug!("{} is asked for all of {} again", source.name(), name());
-                (kept, is_excused) = self.take(download, &**source).await;
-            }
-            match kept {
-                Ok(kept) => {
-                    self.remember(nar_hash, kept.capability).await;
-                    return Ok(Archive {
-                        capability: kept.capability,
-                        listing: kept.listing.into(),
-                        nar_size,
-                    });
-                }
-                Err(Fault::Cache(reason)) => return Err(not_kept(reason)),
-                Err(Fault::Source(reason)) => {
-                    if reason.is_lie() && !is_excused {
-                        tracing::warn!("{} is not {}: {reason}", source.name(), download.name());
-                        self.distrust(expected, source.identity());
-                    }
+        let mut left: Vec<&Arc<dyn NarSource>> = sources.iter().collect();
+        // What is slow or breaks off gets its full time only after all others had their chance.
+        let rounds = [Patience::BESIDE_OTHERS, Patience::ALONE];
+        for patience in rounds.into_iter().skip(usize::from(sources.len() < 2)) {
+            for source in std::mem::take(&mut left) {
+                if self.is_liar(expected, source.identity()) {
+                    let reason = Reason::Distrusted;
                     failures.push(Failure { source: source.name().to_owned(), reason });
+                    continue;
+                }
+                download.begin(source.name());
+                let (mut kept, mut is_excused) = self.take(download, &**source, patience).await;
+                if is_excused {
+                    tracing::debug!("{} is asked for all of {} again", source.name(), name());
+                    (kept, is_excused) = self.take(download, &**source, patience).await;
+                }
+                match kept {
+                    Ok(kept) => {
+                        self.remember(nar_hash, kept.capability).await;
+                        return Ok(Archive {
+                            capability: kept.capability,
+                            listing: kept.listing.into(),
+                            nar_size,
+                        });
+                    }
+                    Err(Fault::Cache(reason)) => return Err(not_kept(reason)),
+                    Err(Fault::Source(reason)) if !reason.is_lie() && patience != Patience::ALONE => {
+                        tracing::debug!("{}: {reason}; others are asked first", source.name());
+                        left.push(source);
+                    }
+                    Err(Fault::Source(reason)) => {
+                        if reason.is_lie() && !is_excused {
+                            tracing::warn!("{} is not {}: {reason}", source.name(), download.name());
+                            self.distrust(expected, source.identity());
+                        }
+                        failures.push(Failure { source: source.name().to_owned(), reason });
+                    }
                 }
             }
         }
@@ -262,11 +272,16 @@ impl Downloads {
     }
 
     /// All that a source gives, and whether it may be right although that is another NAR.
-    async fn take(&self, download: &Arc<Download>, source: &dyn NarSource) -> (Result<Kept, Fault>, bool) {
+    async fn take(
+        &self,
+        download: &Arc<Download>,
+        source: &dyn NarSource,
+        patience: Patience,
+    ) -> (Result<Kept, Fault>, bool) {
         let limit = file_limit(download.expected().nar_size);
         let (inlet, outlet) = pump::pipe();
         let (mut pumped, kept) = tokio::join!(
-            pump::pump(source, inlet, limit, |bytes| download.received(bytes)),
+            pump::pump(source, inlet, limit, patience, |bytes| download.received(bytes)),
             pipeline::keep(outlet, source.compression(), download.clone(), self.disk.clone()),
         );
         let kept = settle(std::mem::replace(&mut pumped.ended, Ok(())), kept);

@@ -9,14 +9,30 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{NarSource, Reason, SourceError};
 
-/// How long a source may be silent, until it is asked again.
-pub(super) const STALL: Duration = Duration::from_secs(10);
-/// How often in a row a source is asked without giving [`STEP`] more bytes.
-const ATTEMPTS: u32 = 5;
+/// What is borne of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// How long it may be silent, until it is asked again.
+    stall: Duration,
+    /// How long [`STEP`] bytes may take.
+    step: Duration,
+    /// How often in a row it is asked without giving [`STEP`] more bytes.
+    attempts: u32,
+}
+
+impl Patience {
+    /// Where another source may do better: so little that somebody who waits 30 s sees the other one, and more than one lost packet takes.
+    pub(super) const BESIDE_OTHERS: Self =
+        Patience { stall: Duration::from_secs(3), step: Duration::from_secs(10), attempts: 2 };
+    /// Where there is no other, or all others failed. 4 KB/s are a slow link; less is a server that keeps others waiting.
+    pub(super) const ALONE: Self =
+        Patience { stall: Duration::from_secs(10), step: Duration::from_secs(60), attempts: 5 };
+}
+
 /// How often a source is asked in all: one that breaks off all the time costs no more than this.
 const MOST_ATTEMPTS: u32 = 100;
 /// Bytes that count as getting on: what a slow link brings in some seconds.
@@ -74,6 +90,7 @@ struct Pump<'a> {
     is_spliced: bool,
     /// The end of the file is where the last stream ended, by nothing else.
     is_end_guessed: bool,
+    patience: Patience,
 }
 
 /// What became of a source.
@@ -101,8 +118,15 @@ enum Break {
 
 /// Hands all that `source` gives to `inlet`: at most `limit` bytes. `received` is told of bytes as they come. That nobody takes them any more is no
 /// error: whoever should have taken them knows why.
-pub(super) async fn pump(source: &dyn NarSource, inlet: Inlet, limit: u64, received: impl Fn(u64)) -> Pumped {
-    let mut pump = Pump { source, inlet, limit, position: 0, is_spliced: false, is_end_guessed: false };
+pub(super) async fn pump(
+    source: &dyn NarSource,
+    inlet: Inlet,
+    limit: u64,
+    patience: Patience,
+    received: impl Fn(u64),
+) -> Pumped {
+    let mut pump =
+        Pump { source, inlet, limit, position: 0, is_spliced: false, is_end_guessed: false, patience };
     let ended = pump.run(received).await;
     Pumped { ended, is_spliced: pump.is_spliced, is_end_guessed: pump.is_end_guessed }
 }
@@ -116,7 +140,7 @@ impl Pump<'_> {
             if self.position >= mark + STEP {
                 (in_row, mark, pause) = (0, self.position, PAUSES[0]);
             }
-            let is_last = in_row >= ATTEMPTS || attempts >= MOST_ATTEMPTS;
+            let is_last = in_row >= self.patience.attempts || attempts >= MOST_ATTEMPTS;
             let received = self.position;
             match end {
                 Break::Closed => return Ok(()),
@@ -125,7 +149,7 @@ impl Pump<'_> {
                     return Err(Reason::Broken { attempts, received, source });
                 }
                 Break::Silence if is_last => {
-                    return Err(Reason::Stalled { attempts, received, after: STALL });
+                    return Err(Reason::Stalled { attempts, received, after: self.patience.stall });
                 }
                 Break::Error(error) => {
                     tracing::debug!("{} broke off at byte {received}: {error}", self.source.name())
@@ -139,7 +163,8 @@ impl Pump<'_> {
 
     /// Opens the file where it broke off, and hands on what comes.
     async fn attempt(&mut self, received: &impl Fn(u64)) -> Result<(), Break> {
-        let opened = timeout(STALL, self.source.open(self.position)).await.map_err(|_| Break::Silence)?;
+        let Patience { stall, step, .. } = self.patience;
+        let opened = timeout(stall, self.source.open(self.position)).await.map_err(|_| Break::Silence)?;
         let mut stream = opened.map_err(Break::Error)?;
         if stream.from > self.position {
             return Err(Break::Error(SourceError::lasting(io::Error::other(
@@ -150,11 +175,20 @@ impl Pump<'_> {
         self.is_end_guessed = stream.length.is_none();
         // What came before comes again.
         let mut skip = self.position - stream.from;
+        // Of the time, only what the source takes.
+        let (mut came, mut waited) = (0, Duration::ZERO);
         loop {
-            let next = timeout(STALL, stream.body.next()).await.map_err(|_| Break::Silence)?;
+            let asked = Instant::now();
+            let next = timeout(stall, stream.body.next()).await.map_err(|_| Break::Silence)?;
             let Some(bytes) = next else { break };
             let mut bytes = bytes.map_err(Break::Error)?;
             received(bytes.len() as u64);
+            (came, waited) = (came + bytes.len() as u64, waited + asked.elapsed());
+            if came >= STEP {
+                (came, waited) = (0, Duration::ZERO);
+            } else if waited > step {
+                return Err(Break::Silence);
+            }
             let known = skip.min(bytes.len() as u64);
             bytes.advance(known as usize);
             skip -= known;
@@ -182,12 +216,12 @@ mod tests {
 
     use async_trait::async_trait;
     use futures::stream;
-    use tokio::time::Instant;
 
     use super::super::NarStream;
     use super::*;
     use crate::compress::Compression;
 
+    const PATIENCE: Patience = Patience::ALONE;
     const FILE: usize = 3_000_000;
 
     fn byte(at: usize) -> u8 {
@@ -207,6 +241,8 @@ mod tests {
         Silence(usize),
         /// Ends early, in the way that the length tells.
         Early(usize),
+        /// Gives a byte every two seconds.
+        Trickle,
         /// Does not answer.
         Nothing,
         /// Fails for good.
@@ -261,6 +297,11 @@ mod tests {
                 }
                 Turn::Silence(length) => chunks(rest.slice(..length)).chain(stream::pending()).boxed(),
                 Turn::Early(length) => chunks(rest.slice(..length)).boxed(),
+                Turn::Trickle => stream::unfold(rest, |mut rest| async {
+                    sleep(Duration::from_secs(2)).await;
+                    Some((Ok(rest.split_to(1)), rest))
+                })
+                .boxed(),
                 Turn::Nothing => std::future::pending().await,
                 Turn::Gone => return Err(SourceError::lasting(io::Error::other("404"))),
                 Turn::FromStart | Turn::Good => chunks(rest).boxed(),
@@ -287,7 +328,7 @@ mod tests {
                 }
             }
         };
-        let ((bytes, at_end), result) = tokio::join!(all, pump(source, inlet, limit, |_| ()));
+        let ((bytes, at_end), result) = tokio::join!(all, pump(source, inlet, limit, PATIENCE, |_| ()));
         (bytes, at_end, result.ended)
     }
 
@@ -316,14 +357,17 @@ mod tests {
         let start = Instant::now();
         assert_whole(&source).await;
         let waited = start.elapsed();
-        assert!(waited >= STALL * 2 && waited < STALL * 2 + Duration::from_secs(2), "{waited:?}");
+        assert!(
+            waited >= PATIENCE.stall * 2 && waited < PATIENCE.stall * 2 + Duration::from_secs(2),
+            "{waited:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_never_answers_is_given_up() {
         let source = scripted(&[Turn::Nothing]);
         let (_, at_end, result) = run(&source, u64::MAX).await;
-        assert!(matches!(result, Err(Reason::Stalled { attempts: ATTEMPTS, received: 0, .. })), "{result:?}");
+        assert!(matches!(result, Err(Reason::Stalled { attempts: 5, received: 0, .. })), "{result:?}");
         assert!(!at_end, "what is cut off does not look like the end");
     }
 
@@ -331,9 +375,18 @@ mod tests {
     async fn a_source_that_hardly_gets_on_is_given_up_and_one_that_does_is_not() {
         let source = scripted(&[Turn::Break(1000)]);
         let (_, _, result) = run(&source, u64::MAX).await;
-        assert!(matches!(result, Err(Reason::Broken { attempts: ATTEMPTS, .. })), "{result:?}");
+        assert!(matches!(result, Err(Reason::Broken { attempts: 5, .. })), "{result:?}");
         let source = scripted(&[Turn::Break(300_000); 9].into_iter().chain([Turn::Good]).collect::<Vec<_>>());
         assert_whole(&source).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_only_trickles_is_given_up() {
+        let source = scripted(&[Turn::Trickle]);
+        let start = Instant::now();
+        let (_, _, result) = run(&source, u64::MAX).await;
+        assert!(matches!(result, Err(Reason::Stalled { attempts: 5, .. })), "{result:?}");
+        assert!(start.elapsed() < PATIENCE.step * 6, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -357,8 +410,8 @@ mod tests {
         let (inlet, outlet) = pipe();
         drop(outlet);
         let start = Instant::now();
-        assert!(pump(&source, inlet, u64::MAX, |_| ()).await.ended.is_ok());
-        assert!(start.elapsed() < STALL);
+        assert!(pump(&source, inlet, u64::MAX, PATIENCE, |_| ()).await.ended.is_ok());
+        assert!(start.elapsed() < PATIENCE.stall);
     }
 
     #[tokio::test(start_paused = true)]
@@ -369,11 +422,11 @@ mod tests {
             let mut length = 0;
             while let Some(Piece::Bytes(piece)) = outlet.pieces.recv().await {
                 length += piece.len();
-                tokio::time::sleep(STALL * 2).await;
+                tokio::time::sleep(PATIENCE.stall * 2).await;
             }
             length
         };
-        let (length, result) = tokio::join!(all, pump(&source, inlet, u64::MAX, |_| ()));
+        let (length, result) = tokio::join!(all, pump(&source, inlet, u64::MAX, PATIENCE, |_| ()));
         assert!(result.ended.is_ok() && length == FILE);
         assert_eq!(source.asked.lock().unwrap().len(), 1);
     }
