@@ -1,5 +1,6 @@
 //! One hash part, asked of all servers and overlays at once.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::memory::{ABSENT, ABSENT_WITHOUT_ALL, Answer, BEFORE, KEPT, KEPT_WITHO
 use super::overlays::Overlays;
 use super::server::{Baking, Server};
 use super::verdict::{Verdict, verdict};
-use super::{Found, Set};
+use super::{Found, Policy, Set, Unsigned};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::{Error, Substituter};
 
@@ -185,6 +186,7 @@ impl<'a> Race<'a> {
         let mut grace = None;
         loop {
             let waits = match &self.best {
+                Some((_, _, verdict)) if self.is_makeshift(verdict) => self.places.contains(&Place::Waited),
                 Some((rank, ..)) => self.places[..*rank].contains(&Place::Waited),
                 None => self.places.iter().any(|place| matches!(place, Place::Waited | Place::Beside)),
             };
@@ -207,13 +209,22 @@ impl<'a> Race<'a> {
         }
     }
 
+    /// Whether a narinfo gives way to one that a trusted key signed, whichever server has that: clients of `serve` may trust the same key.
+    fn is_makeshift(&self, verdict: &Verdict) -> bool {
+        let Policy { keys, unsigned } = &self.set.policy;
+        let has_keys = !keys.nix.is_empty() || !keys.guix.is_empty();
+        *unsigned == Unsigned::CheckHash && has_keys && !verdict.is_signed()
+    }
+
     fn take(&mut self, rank: usize, answer: Result<Option<Narinfo>, Error>) {
         let server = &self.ranked[rank];
         let place = std::mem::replace(&mut self.places[rank], Place::Done);
         match answer {
             Ok(Some(narinfo)) => match verdict(&narinfo, self.hash_part, self.store_dir, &self.set.policy) {
                 Ok(verdict) => {
-                    if self.best.as_ref().is_none_or(|(best, ..)| rank < *best) {
+                    let worth = |rank: usize, verdict: &Verdict| (!self.is_makeshift(verdict), Reverse(rank));
+                    let new = worth(rank, &verdict);
+                    if self.best.as_ref().is_none_or(|(best, _, verdict)| new > worth(*best, verdict)) {
                         self.best = Some((rank, narinfo, verdict));
                     }
                 }

@@ -57,6 +57,12 @@ fn others(narinfo: &Narinfo, known: &[ErisBinding]) -> Vec<ErisBinding> {
 }
 
 impl Verdict {
+    /// Whether a trusted key signed the path and its hash.
+    pub(super) fn is_signed(&self) -> bool {
+        let (Standing::Bound { signer } | Standing::Hashed { signer }) = &self.standing;
+        signer.is_some()
+    }
+
     /// Adds the contents that the narinfo of an overlay names, if it speaks of the same NAR: they count for what its
     /// own signatures prove.
     pub(super) fn add(

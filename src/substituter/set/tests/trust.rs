@@ -54,3 +54,14 @@ async fn a_narinfo_that_nobody_signed_is_refused_checked_or_believed() {
     let plain = of(&unsigned("a"), Unsigned::Believe).await.unwrap();
     assert_eq!(plain.standing, Standing::Hashed { signer: None }, "there is nothing to be read lazily");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_trusted_key_signed_comes_before_what_a_better_server_says_unsigned() {
+    let stranger = fake("stranger").with(&unsigned("a")).well();
+    let server = fake("server").with(&signed("a")).mood(Mood::After(millis(200)));
+    let set = set_with(&[&stranger, &server], &[], Unsigned::CheckHash);
+    assert_eq!(found_at(&set).await, "server");
+    server.be(Mood::Silent);
+    set.forget();
+    assert_eq!(found_at(&set).await, "stranger", "the client decides in the end");
+}
