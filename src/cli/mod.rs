@@ -180,10 +180,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// How long the threads of a publish that is stopped may take to remove their unfinished files.
+const ENDING: Duration = Duration::from_secs(2);
+
 fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
     let context = Session { environment, config, runtime };
+    let patience = if matches!(cli.command, Command::Publish(_)) { ENDING } else { Duration::ZERO };
     let result = match cli.command {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
@@ -203,7 +207,7 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
-    context.runtime.shutdown_background();
+    context.runtime.shutdown_timeout(patience);
     result
 }
 

@@ -55,3 +55,13 @@ fn without_an_index_the_message_says_what_makes_it() {
     assert!(told.contains("`erisfs index"), "{told}");
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn narinfos_that_are_left_out_are_told_by_the_exit_status() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("cache")).unwrap();
+    let run = || erisfs(dir.path()).args(["index", "--narinfo", "out", "cache"]).assert();
+    run().success();
+    fs::write(dir.path().join("cache/x.narinfo"), "StorePath: x\n").unwrap();
+    run().code(1);
+}

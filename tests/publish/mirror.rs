@@ -241,3 +241,21 @@ async fn an_overlay_in_one_file_can_be_read_back() {
     let found = overlay.narinfo(hash_part(LIB)).await.unwrap();
     assert_eq!(found.as_ref(), Some(&mirrored.published.paths[0].narinfo));
 }
+
+#[tokio::test]
+async fn a_narinfo_that_cannot_be_bound_is_left_out_and_the_others_are_not() {
+    let cache = Cache::new();
+    let path = cache.path(&format!("{}.narinfo", hash_part(OTHER)));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}ERISFormat: text/plain\nSignature: of somebody\n")).unwrap();
+    let mirrored = cache.mirror(memory(), &[OTHER, LIB], Settings::default()).await;
+    assert_eq!((mirrored.names(), mirrored.published.left_out), (vec![LIB.to_owned()], 1));
+    assert!(mirrored.told[0].contains("covers"), "{:?}", mirrored.told);
+
+    // Keys that sign nothing of this store are no matter of one path.
+    let key = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/guix/test-signing-key.sec");
+    let settings = Settings { keys: SigningKeys::read(&[key]).unwrap(), ..Settings::default() };
+    let mirrored =
+        publish::mirror(memory(), cache.open(), vec![hash_part(LIB)], settings, Arc::new(())).await;
+    assert!(matches!(mirrored, Err(publish::Error::Sign(_))));
+}
