@@ -177,15 +177,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_that_comes_before_the_first_byte_ends_before_the_connection_is_cut() {
-        let budget = Arc::new(budget());
+        let budget = budget();
         let (held, begun) = (budget.turn().await.expect("the first one"), Instant::now());
-        let waiting = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.turn().await }
-        });
-        advance(25 * SECOND).await;
-        drop(held);
-        let turn = waiting.await.unwrap().expect("the second one");
+        let leaves = async {
+            advance(25 * SECOND).await;
+            drop(held);
+        };
+        let (turn, ()) = tokio::join!(budget.turn(), leaves);
+        let turn = turn.expect("the second one");
         assert_eq!(turn.deadline().instant() - begun, 45 * SECOND);
         let fresh = self::budget().turn().await.expect("nobody else");
         assert_eq!(fresh.deadline().instant() - Instant::now(), 30 * SECOND);

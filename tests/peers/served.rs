@@ -84,11 +84,11 @@ fn clients_go_on_to_their_next_server_where_ours_waits_for_a_silent_one() {
     let (server, url) = serve(&scratch, &[&silent.url()], &[]);
     let path = store_path("GUIX", NAMES[0]);
     Client::guix().run(&format!("{url} {}", peer("GUIX_PUBLISH")), &guix_installs(&path)).text();
-    // They do not ask for more where they did not get this.
-    answered(&server, "nix-cache-info", 404);
+    answered(&server, &narinfo(&path), 404);
     let (server, url) = serve(&scratch, &[&silent.url()], &[]);
     let path = store_path("NIX", NAMES[0]);
     Client::nix().run(&format!("{url} {}", peer("NIX_ZSTD")), &format!("nix-store -r {path}")).text();
+    // Nix does not ask for more where it did not get this.
     answered(&server, "nix-cache-info", 404);
     assert!(silent.seen().connections > 0, "ours asked the silent one");
 }
