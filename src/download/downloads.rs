@@ -254,7 +254,7 @@ impl Downloads {
                         });
                     }
                     Err(Fault::Cache(reason)) => return Err(not_kept(reason)),
-                    Err(Fault::Source(reason)) if !reason.is_lie() && patience != Patience::ALONE => {
+                    Err(Fault::Source(reason)) if reason.may_pass() && patience != Patience::ALONE => {
                         tracing::debug!("{}: {reason}; others are asked first", source.name());
                         left.push(source);
                     }

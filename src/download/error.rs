@@ -184,6 +184,15 @@ impl Reason {
         !matches!(self, Self::Broken { .. } | Self::Stalled { .. } | Self::Distrusted)
     }
 
+    /// Whether the source may do better when it is given more time.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Broken { source, .. } => source.is_transient,
+            Self::Stalled { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it is what a file that was cut off looks like.
     pub(super) fn is_short(&self) -> bool {
         match self {
