@@ -272,6 +272,25 @@ async fn who_was_told_a_wrong_size_harms_nobody_who_knows_the_right_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_silent_gives_way_to_another_and_has_its_time_in_the_end() {
+    let (dir, nar) = (tempfile::tempdir().unwrap(), nar(1_000_000));
+    let silent = Server::new(nar.clone(), &[Answer::Stall(100_000)]);
+    let good = Server::new(nar.clone(), &[Answer::Good]);
+    let downloads = open(dir.path());
+    let sources = vec![source(&silent, Compression::None), source(&good, Compression::None)];
+    assert_is(&downloads, &download(&downloads, wanted(&nar, sources)).await, &nar).await;
+    assert_eq!((silent.requests().len(), good.requests().len()), (2, 1));
+
+    let (dir, absent) = (tempfile::tempdir().unwrap(), Server::new(Vec::new(), &[Answer::Absent]));
+    let answers = [Answer::Stall(0), Answer::Stall(0), Answer::Good];
+    let slow = Server::new(nar.clone(), &answers);
+    let downloads = open(dir.path());
+    let sources = vec![source(&slow, Compression::None), source(&absent, Compression::None)];
+    assert_is(&downloads, &download(&downloads, wanted(&nar, sources)).await, &nar).await;
+    assert_eq!(slow.requests().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_that_failed_are_listed_and_not_asked_again_at_once() {
     let (dir, nar) = (tempfile::tempdir().unwrap(), nar(100_000));
     let absent = Server::new(Vec::new(), &[Answer::Absent]);
