@@ -7,7 +7,7 @@ use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 /// No server can send us away for longer: it may be well again before it thought, and some say a day.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long the server asks to be left alone, at most [`LONGEST`]; `None` if it does not say so in a way that is
+/// How long the server asks to be left alone, at most `LONGEST`; `None` if it does not say so in a way that is
 /// understood.
 ///
 /// A date counts from the `Date` of the same answer, so that no clock of this machine is looked at; without one it

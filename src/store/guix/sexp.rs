@@ -23,19 +23,19 @@ const MAX_LENGTH_DIGITS: usize = 7;
 /// Why a text is not an s-expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SexpError {
-    /// The text is longer than [`MAX_LENGTH`].
+    /// The text is longer than `MAX_LENGTH`.
     #[error("s-expression of {found} bytes: the limit is {MAX_LENGTH}")]
     TooLong {
         /// Its length.
         found: usize,
     },
-    /// Lists are nested deeper than [`MAX_DEPTH`].
+    /// Lists are nested deeper than `MAX_DEPTH`.
     #[error("s-expression is nested more than {MAX_DEPTH} lists deep at byte {offset}")]
     TooDeep {
         /// Where in the text.
         offset: usize,
     },
-    /// There are more than [`MAX_ITEMS`] lists and byte strings.
+    /// There are more than `MAX_ITEMS` lists and byte strings.
     #[error("s-expression has more than {MAX_ITEMS} parts")]
     TooManyItems,
     /// The text ends before its list does, or has none.
