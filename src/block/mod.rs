@@ -4,6 +4,7 @@
 //! caching, trying several in turn). Carriers know how to move bytes and nothing else; whatever holds for all of them is a
 //! decorator, written once. [`open`] turns a URL into a store that never lets a wrong block through.
 
+mod bundle;
 mod cache;
 mod counted;
 mod dir;
@@ -27,6 +28,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
+pub use bundle::{Bundle, Damage};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -101,7 +103,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -115,9 +117,10 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
+        "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
         // It checks what it reads and what it is given.
@@ -125,7 +128,7 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, cache:DIR, http://HOST/, https://HOST/ and memory:",
         )),
     }
 }
@@ -170,8 +173,18 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_store_is_refused_with_the_reason() {
-        for url in ["", "blocks", "dir:", "sqlite:", "cache:", "memory:x", "ftp://host/", "http://", "https:"]
-        {
+        for url in [
+            "",
+            "blocks",
+            "dir:",
+            "sqlite:",
+            "bundle:",
+            "cache:",
+            "memory:x",
+            "ftp://host/",
+            "http://",
+            "https:",
+        ] {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
         assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
@@ -180,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "cache:x", "http://host/prefix", "memory:"] {
+        for url in ["dir:/a b/c", "sqlite:x.db", "bundle:x", "cache:x", "http://host/prefix", "memory:"] {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");

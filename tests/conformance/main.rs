@@ -52,6 +52,7 @@ conforms! {
     memory: opened("memory:");
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
+    bundle: on_disk("bundle", "blocks.eris");
     disk: on_disk("cache", "blocks");
     disk_cache: behind_disk();
     http: served();
