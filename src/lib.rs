@@ -3,8 +3,10 @@
 //! The layers, from the ground up; each uses only those above it in this list (a test reads the `use`
 //! lines):
 //!
-//! 1. [`eris`], [`nar`], [`store`], [`compress`]: the formats. Pure: no I/O, no async, no clock.
-//! 2. [`block`]: who can give me block R? One file a carrier; hashing, caching, retrying are decorators.
+//! 1. [`eris`], [`nar`], [`store`], [`compress`]: the formats. Pure: no I/O, no async, no clock. Beside them what several
+//!    layers need: [`http`] (how clients are made), [`flights`] (single flight), [`lru`].
+//! 2. [`substituter`]: narinfos and NAR files, from servers and directories that know nothing of blocks. [`block`]: who can
+//!    give me block R? One file a carrier; hashing, caching, retrying are decorators.
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
 //! 4. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
 //! 5. [`metrics`]: the figures of all layers below, as one snapshot.
@@ -25,11 +27,15 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod eris;
+pub mod flights;
 pub mod fuse;
+pub mod http;
+pub mod lru;
 pub mod metrics;
 pub mod nar;
 pub mod offline;
 pub mod publish;
 pub mod serve;
 pub mod store;
+pub mod substituter;
 pub mod tree;

@@ -13,13 +13,17 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
     ("store", &["compress"]),
-    ("block", &["eris"]),
-    ("content", &["block", "compress", "eris", "nar"]),
+    ("flights", &[]),
+    ("http", &[]),
+    ("lru", &[]),
+    ("substituter", &["compress", "flights", "http", "lru", "store"]),
+    ("block", &["eris", "http", "lru"]),
+    ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("tree", &["block", "compress", "content", "eris", "nar", "store"]),
     ("offline", &["block", "content", "eris", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
@@ -31,8 +35,22 @@ const ARROWS: [(&str, &[&str]); 15] = [
     (
         "cli",
         &[
-            "block", "compress", "config", "content", "control", "eris", "fuse", "metrics", "nar", "offline",
-            "publish", "serve", "store", "tree",
+            "block",
+            "compress",
+            "config",
+            "content",
+            "control",
+            "eris",
+            "fuse",
+            "http",
+            "metrics",
+            "nar",
+            "offline",
+            "publish",
+            "serve",
+            "store",
+            "substituter",
+            "tree",
         ],
     ),
 ];
@@ -99,14 +117,16 @@ const RESERVED: [Reserved; 9] = [
         },
     },
     Reserved {
-        rule: "only `block` and `serve` speak HTTP",
+        rule: "only `block`, `substituter` and `serve` speak HTTP",
         names: &["hyper", "hyper_util", "http_body_util", "reqwest"],
-        allowed: |file| in_module(file, "block") || in_module(file, "serve"),
+        allowed: |file| {
+            ["block", "http", "serve", "substituter"].iter().any(|module| in_module(file, module))
+        },
     },
     Reserved {
-        rule: "only `block` and `publish` read databases",
+        rule: "only `block`, `substituter` and `publish` read databases",
         names: &["rusqlite"],
-        allowed: |file| in_module(file, "block") || in_module(file, "publish"),
+        allowed: |file| ["block", "publish", "substituter"].iter().any(|module| in_module(file, module)),
     },
     Reserved {
         rule: "a clock that jumps harms nobody: waits and lifetimes go by the monotonic one",

@@ -3,19 +3,16 @@
 //! `GET`, `HEAD` and `PUT` of `BASE/uri-res/N2R?urn:blake2b:REFERENCE`, over HTTP/2 where TLS negotiates it. Connections are
 //! reused, requests in flight are bounded, and so is every wait and every byte read: a server may be slow, silent or hostile.
 
-mod retry_after;
-
 use std::{
     fmt,
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use reqwest::{
-    Client, ClientBuilder, Method, Response, StatusCode, Url,
+    Client, Method, Response, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
-    redirect,
 };
 use tokio::{
     sync::{MutexGuard, Semaphore, SemaphorePermit},
@@ -24,7 +21,7 @@ use tokio::{
 
 use super::{Block, BlockStore, Error, Found, Refusal, bad_url};
 use crate::eris::{BlockSize, Reference};
-use retry_after::retry_after;
+use crate::http::{self, percent_decoded, retry_after};
 
 /// Requests in flight at the most: 1 Gbit/s at 50 ms wants 191 blocks of 32 KiB, and the rest is for answers that are late. As many
 /// connections to a server of HTTP/1; what a server and a line can bear is found out above.
@@ -39,8 +36,6 @@ const CONNECTION_WINDOW: u32 = IN_FLIGHT as u32 * STREAM_WINDOW;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// After so long without an answer, the next request counts as the first again: servers close idle connections.
 const WARM: Duration = Duration::from_secs(30);
-/// A mirror may point to another once or twice; more is a loop.
-const REDIRECTS: usize = 3;
 
 /// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
 /// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
@@ -265,17 +260,9 @@ impl Http {
 struct NotNow(StatusCode);
 
 fn client(headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // An error says that the program has chosen one already, which will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    let builder = || -> ClientBuilder {
-        Client::builder()
-            .user_agent(concat!("erisfs/", env!("CARGO_PKG_VERSION")))
+    http::client(|builder| {
+        builder
             .default_headers(headers.clone())
-            .redirect(redirect::Policy::limited(REDIRECTS))
-            .referer(false)
             .connect_timeout(patience.connect)
             .pool_max_idle_per_host(IN_FLIGHT)
             .http2_initial_stream_window_size(STREAM_WINDOW)
@@ -283,37 +270,7 @@ fn client(headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Err
             // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
             .http2_keep_alive_interval(patience.first_byte / 4)
             .http2_keep_alive_timeout(patience.first_byte / 4)
-    };
-    // Without the system's certificates, as in a bare container, plain HTTP still works, and HTTPS fails when it is tried.
-    builder().build().or_else(|_| builder().tls_certs_only([]).build())
-}
-
-/// A URL as it may be shown: without what stands between `//` and the last `@`.
-pub(super) fn without_secret(url: &str) -> String {
-    match url.split_once("//").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-        Some((scheme, Some((_, host)))) => format!("{scheme}//{host}"),
-        _ => url.to_owned(),
-    }
-}
-
-/// `%3D` becomes `=`: a token may have characters that a URL must write so. What is no such sequence stays.
-fn percent_decoded(text: &str) -> String {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = tail.get(..2).filter(|_| byte == b'%');
-        match escaped.and_then(|digits| data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()) {
-            Some(value) => {
-                decoded.extend(value);
-                rest = &tail[2..];
-            }
-            None => {
-                decoded.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    })
 }
 
 impl fmt::Debug for Http {
@@ -443,13 +400,5 @@ mod tests {
         let (turn, ()) = tokio::join!(http.turn(&reference), release);
         let (end, after) = turn.expect("its turn came").bound(http.patience.first_byte);
         assert_eq!((end - begun, after), (Duration::from_secs(25), Duration::from_secs(25)));
-    }
-
-    #[test]
-    fn a_token_is_decoded_as_urls_have_it() {
-        for (text, decoded) in [("a%2Fb%3d", "a/b="), ("100%", "100%"), ("%zz%4", "%zz%4"), ("%C3%A9", "é")]
-        {
-            assert_eq!(percent_decoded(text), decoded);
-        }
     }
 }

@@ -13,7 +13,6 @@ mod error;
 mod every;
 mod fault;
 mod http;
-mod lru;
 mod memory;
 mod race;
 mod retry;
@@ -29,6 +28,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use crate::eris::{BlockSize, Reference};
 
 pub use bundle::{Bundle, Damage};
+pub use crate::lru::ByteLru;
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -37,7 +37,6 @@ pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
 pub use http::{Http, Patience};
-pub use lru::ByteLru;
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
@@ -159,7 +158,7 @@ fn open_each<S: AsRef<str>>(urls: &[S], open: fn(&str) -> Opened) -> Result<Vec<
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
-    Error::BadUrl { url: http::without_secret(url), reason: reason.to_owned() }
+    Error::BadUrl { url: crate::http::without_secret(url), reason: reason.to_owned() }
 }
 
 /// Whether a block can have this many bytes.

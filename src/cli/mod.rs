@@ -18,6 +18,7 @@ mod serve;
 mod signals;
 mod stat;
 mod status;
+mod substituters;
 mod view;
 mod why;
 

@@ -5,7 +5,6 @@
 //! which comes down from whoever asked; a future that is dropped takes its requests along. What nobody
 //! waits for yet ([`Deadline::ahead`]) goes through the [`Gate`].
 
-mod flights;
 mod frames;
 mod gate;
 mod inventory;
@@ -13,7 +12,7 @@ mod plan;
 mod read_ahead;
 mod reader;
 
-pub use flights::Flights;
+pub use crate::flights::Flights;
 pub use frames::{FrameCache, FramesStatus, decode_frame};
 pub use gate::{Gate, InFlight};
 pub use inventory::{Batch, Inventory, Leaf, Lost};

@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// How long the server asks to be left alone, at most [`LONGEST`]; `None` if it does not say so in a way that is understood.
 ///
 /// A date counts from the `Date` of the same answer, so that no clock of this machine is looked at; without one it says nothing.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let wanted = text(RETRY_AFTER)?;
     let wait = match wanted.bytes().all(|byte| byte.is_ascii_digit()) {
