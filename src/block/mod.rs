@@ -12,13 +12,16 @@ mod disk;
 mod error;
 mod every;
 mod fault;
+mod gateway;
 mod http;
+mod ipfs;
 mod memory;
 mod race;
 mod retry;
 mod sqlite;
 mod stack;
 mod verify;
+mod web;
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -27,8 +30,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
 
-pub use bundle::{Bundle, Damage};
 pub use crate::lru::ByteLru;
+pub use bundle::{Bundle, Damage};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -36,13 +39,16 @@ pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pi
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
 pub use fault::{Fault, Faulty};
-pub use http::{Http, Patience};
+pub use gateway::Gateway;
+pub use http::Http;
+pub use ipfs::{Ipfs, cid};
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
 pub use sqlite::Sqlite;
 pub use stack::{DiskStatus, Held, Stack, StackSettings, StackStatus};
 pub use verify::Verify;
+pub use web::Patience;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
 pub type Block = bytes::Bytes;
@@ -102,7 +108,8 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`,
+/// `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -121,13 +128,18 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
+        "ipfs" => Ok(Arc::new(Verify::new(Arc::new(Ipfs::new(url, Patience::default())?)))),
+        "ipfs+http" | "ipfs+https" => {
+            Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default())?))))
+        }
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
         // It checks what it reads and what it is given.
         "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, bundle:FILE, cache:DIR, http://HOST/, https://HOST/ and memory:",
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, cache:DIR, http://HOST/, https://HOST/, \
+             ipfs://HOST:5001, ipfs+https://GATEWAY/ and memory:",
         )),
     }
 }
