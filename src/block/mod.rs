@@ -11,6 +11,7 @@ mod dir;
 mod disk;
 mod error;
 mod every;
+mod exec;
 mod fault;
 mod gateway;
 mod http;
@@ -38,6 +39,7 @@ pub use dir::Dir;
 pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
+pub use exec::Exec;
 pub use fault::{Fault, Faulty};
 pub use gateway::Gateway;
 pub use http::Http;
@@ -109,7 +111,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
 }
 
 /// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `cache:DIR`, `http://HOST/PREFIX`, `https://...`,
-/// `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `memory:`.
+/// `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -123,7 +125,9 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" | "bundle" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" | "exec" if rest.is_empty() => {
+            Err(bad_url(url, "the path (or command) is missing"))
+        }
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
@@ -132,6 +136,7 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "ipfs+http" | "ipfs+https" => {
             Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default())?))))
         }
+        "exec" => Ok(Arc::new(Verify::new(Arc::new(Exec::new(rest))))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
         // It checks what it reads and what it is given.
         "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
@@ -139,7 +144,7 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         _ => Err(bad_url(
             url,
             "known are dir:PATH, sqlite:PATH, bundle:FILE, cache:DIR, http://HOST/, https://HOST/, \
-             ipfs://HOST:5001, ipfs+https://GATEWAY/ and memory:",
+             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND and memory:",
         )),
     }
 }
