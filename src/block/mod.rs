@@ -4,15 +4,19 @@
 //! caching, trying several in turn). Carriers know how to move bytes and nothing else; whatever holds for all of them is a
 //! decorator, written once. [`open`] turns a URL into a store that never lets a wrong block through.
 
+mod bundle;
 mod cache;
 mod counted;
 mod dir;
 mod disk;
 mod error;
 mod every;
+mod exec;
 mod fault;
 mod files;
+mod gateway;
 mod http;
+mod ipfs;
 mod memory;
 mod race;
 pub(crate) mod read_only;
@@ -20,6 +24,7 @@ mod retry;
 mod sqlite;
 mod stack;
 mod verify;
+mod web;
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -29,22 +34,27 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use crate::eris::{BlockSize, Reference};
 
 pub use crate::lru::ByteLru;
+pub use bundle::{Bundle, Damage};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
 pub use disk::{Collected, Disk, DiskCache, DiskError, DiskSettings, DiskStat, Pin, Stored, Verified};
 pub use error::{Error, Found, Refusal, Source};
 pub use every::Every;
+pub use exec::Exec;
 pub use fault::{Fault, Faulty};
 pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
-pub use http::{Http, Patience};
+pub use gateway::Gateway;
+pub use http::Http;
+pub use ipfs::{Ipfs, cid};
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
 pub use sqlite::Sqlite;
 pub use stack::{DiskStatus, Held, Stack, StackSettings, StackStatus};
 pub use verify::Verify;
+pub use web::Patience;
 
 /// The bytes of one block, encrypted as they travel: 1 KiB or 32 KiB.
 pub type Block = bytes::Bytes;
@@ -104,8 +114,8 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `files:PATH?index=FILE`, `cache:DIR`,
-/// `http://HOST/PREFIX`, `https://...`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
+/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `memory:`.
 ///
 /// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
 /// Every block that the store gives has been checked against its reference.
@@ -119,22 +129,30 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
+        "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
         // It checks what it makes.
         "files" => match Files::split_url(rest) {
             (root, Some(index)) => Ok(Arc::new(Files::new(root, index))),
             (_, None) => Err(bad_url(url, "the index is missing: files:PATH?index=FILE")),
         },
         "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
+        "ipfs" => Ok(Arc::new(Verify::new(Arc::new(Ipfs::new(url, Patience::default())?)))),
+        "ipfs+http" | "ipfs+https" => {
+            Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default())?))))
+        }
+        "exec" if rest.is_empty() => Err(bad_url(url, "the command is missing")),
+        "exec" => Ok(Arc::new(Verify::new(Arc::new(Exec::new(rest))))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
         // It checks what it reads and what it is given.
         "cache" => Ok(Arc::new(Disk::open_later(Path::new(rest)))),
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, files:PATH, cache:DIR, http://HOST/, https://HOST/ and memory:",
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
+             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND and memory:",
         )),
     }
 }
@@ -186,6 +204,7 @@ mod tests {
             "sqlite:",
             "files:",
             "files:x",
+            "bundle:",
             "cache:",
             "memory:x",
             "ftp://host/",
@@ -200,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "cache:x", "http://host/prefix", "memory:"] {
+        for url in ["dir:/a b/c", "sqlite:x.db", "bundle:x", "cache:x", "http://host/prefix", "memory:"] {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");

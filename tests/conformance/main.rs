@@ -53,6 +53,9 @@ conforms! {
     memory: opened("memory:");
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
+    bundle: on_disk("bundle", "blocks.eris");
+    python: run("folder.py");
+    shell: run("folder.sh");
     disk: on_disk("cache", "blocks");
     disk_cache: behind_disk();
     http: served();
@@ -72,6 +75,18 @@ async fn opened(url: &str) -> Subject {
 async fn on_disk(scheme: &str, name: &str) -> Subject {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let url = format!("{scheme}:{}", folder.path().join(name).display());
+    let mut subject = opened(&url).await;
+    subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject.kept_alive = Box::new(folder);
+    subject
+}
+
+/// `exec:` of an example of the documentation.
+async fn run(example: &str) -> Subject {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let root = env!("CARGO_MANIFEST_DIR");
+    let url =
+        format!("exec:{root}/docs/carriers/examples/{example} {}", folder.path().join("blocks").display());
     let mut subject = opened(&url).await;
     subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
     subject.kept_alive = Box::new(folder);

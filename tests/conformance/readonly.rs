@@ -43,8 +43,8 @@ async fn stores_on_a_read_only_medium_are_read_and_refuse_puts() {
     );
 }
 
-fn urls(folder: &Path) -> [String; 2] {
-    ["dir", "sqlite"].map(|scheme| format!("{scheme}:{}", folder.join(scheme).display()))
+fn urls(folder: &Path) -> [String; 3] {
+    ["dir", "sqlite", "bundle"].map(|scheme| format!("{scheme}:{}", folder.join(scheme).display()))
 }
 
 async fn read_only(folder: &Path) {

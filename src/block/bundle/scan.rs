@@ -1,0 +1,350 @@
+//! From the bytes of a bundle to where its blocks are. Nothing but heads is read, hopping over the blocks.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use super::cbor::{self, Head};
+use crate::eris::{BlockSize, ReadCapability, Reference};
+
+/// Bytes of a reference.
+pub(super) const REFERENCE: usize = 32;
+/// Bytes that are read at a time: the head of an entry is 37.
+const WINDOW: usize = 128;
+/// Tags in front of an item. The format has at most two.
+const MAX_TAGS: usize = 8;
+/// How deep foreign items may be nested.
+const MAX_DEPTH: usize = 32;
+/// Capabilities that are kept: what lies in front of a reader, not an index of a store.
+const MAX_CAPABILITIES: usize = 4096;
+
+/// Where and why a file is no bundle, or stops being one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The file ends in the middle of something.
+    #[error("the file ends at byte {at}, before the bundle does")]
+    Truncated {
+        /// Length of the file.
+        at: u64,
+    },
+    /// Something else stands where the format wants this.
+    #[error("at byte {at} stands no {wanted}")]
+    Unexpected {
+        /// Where.
+        at: u64,
+        /// What should be there.
+        wanted: &'static str,
+    },
+    /// Something follows the bundle.
+    #[error("the bundle ends at byte {at}, but the file goes on")]
+    Trailing {
+        /// Where.
+        at: u64,
+    },
+}
+
+/// Why a scan stopped: the file, or the disk that it is on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Damage(Damage),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Io(error)
+    }
+}
+
+impl From<Damage> for Stop {
+    fn from(damage: Damage) -> Self {
+        Stop::Damage(damage)
+    }
+}
+
+/// An entry of the map: a block, and where it stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) reference: Reference,
+    pub(super) offset: u64,
+}
+
+/// What stands where in a bundle.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    /// Everything before is entries, whole ones.
+    pub(super) entries_end: u64,
+    /// Entries and items can be added, because neither the map nor the array says its length.
+    pub(super) is_open: bool,
+    /// The read capabilities that follow the blocks.
+    pub(super) capabilities: Vec<ReadCapability>,
+}
+
+/// A bundle that is read from front to back.
+pub(super) struct Scan<'a> {
+    file: &'a File,
+    length: u64,
+    at: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl<'a> Scan<'a> {
+    /// Begins at byte `at` of `file`.
+    pub(super) fn new(file: &'a File, at: u64) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        Ok(Scan { file, length, at, window: Vec::with_capacity(WINDOW), window_at: 0 })
+    }
+
+    /// Reads a whole bundle, telling `found` each block. What was read before a damage stays in `outline`.
+    pub(super) fn bundle(&mut self, outline: &mut Outline, mut found: impl FnMut(Entry)) -> Result<(), Stop> {
+        let items = match self.untagged()? {
+            Head::Array(items) => items,
+            _ => return Err(self.unexpected("array of a bundle")),
+        };
+        let pairs = match self.untagged()? {
+            Head::Map(pairs) => pairs,
+            _ => return Err(self.unexpected("map of blocks")),
+        };
+        outline.is_open = items.is_none() && pairs.is_none();
+        outline.entries_end = self.at;
+        self.entries(pairs, outline, &mut found)?;
+        self.trailing(items.map(|items| items.saturating_sub(1)), outline)
+    }
+
+    /// Reads on in a bundle that is open, from the end of the entries that are known.
+    pub(super) fn more(&mut self, outline: &mut Outline, mut found: impl FnMut(Entry)) -> Result<(), Stop> {
+        outline.capabilities.clear();
+        self.entries(None, outline, &mut found)?;
+        self.trailing(None, outline)
+    }
+
+    fn entries(
+        &mut self,
+        mut left: Option<u64>,
+        outline: &mut Outline,
+        found: &mut impl FnMut(Entry),
+    ) -> Result<(), Stop> {
+        loop {
+            match &mut left {
+                Some(0) => return Ok(()),
+                Some(left) => *left -= 1,
+                None if self.peek()? == Head::Break => {
+                    self.next()?;
+                    return Ok(());
+                }
+                None => {}
+            }
+            let offset = self.at;
+            let mut reference = Vec::with_capacity(REFERENCE);
+            self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
+            let Ok(reference) = <[u8; REFERENCE]>::try_from(reference) else {
+                return Err(Damage::Unexpected { at: offset, wanted: "reference of 32 bytes" }.into());
+            };
+            let block_at = self.at;
+            let length = self.byte_string(BlockSize::MAX, Self::skip)?;
+            if BlockSize::from_bytes(length).is_none() {
+                return Err(Damage::Unexpected { at: block_at, wanted: "block of 1 or 32 KiB" }.into());
+            }
+            outline.entries_end = self.at;
+            found(Entry { reference: Reference::new(reference), offset });
+        }
+    }
+
+    /// What follows the map: capabilities, and whatever later versions of the format may add.
+    fn trailing(&mut self, mut left: Option<u64>, outline: &mut Outline) -> Result<(), Stop> {
+        loop {
+            match &mut left {
+                Some(0) => break,
+                Some(left) => *left -= 1,
+                None if self.peek()? == Head::Break => {
+                    self.next()?;
+                    break;
+                }
+                None => {}
+            }
+            if self.peek()? == Head::Tag(cbor::CAPABILITY) {
+                self.next()?;
+                let at = self.at;
+                let mut bytes = Vec::new();
+                self.byte_string(ReadCapability::BYTES, |scan, length| scan.take(length, &mut bytes))?;
+                match ReadCapability::from_bytes(&bytes) {
+                    Ok(capability) if outline.capabilities.len() < MAX_CAPABILITIES => {
+                        outline.capabilities.push(capability);
+                    }
+                    Ok(_) => {}
+                    Err(_) => return Err(Damage::Unexpected { at, wanted: "read capability" }.into()),
+                }
+            } else {
+                self.skip_item()?;
+            }
+        }
+        match self.at == self.length {
+            true => Ok(()),
+            false => Err(Damage::Trailing { at: self.at }.into()),
+        }
+    }
+
+    /// Steps over one item of any kind.
+    fn skip_item(&mut self) -> Result<(), Stop> {
+        // For each level how many items are still to come on it; `None`: up to a break.
+        let mut open: Vec<Option<u64>> = vec![Some(1)];
+        while let Some(left) = open.last_mut() {
+            match left {
+                Some(0) => {
+                    open.pop();
+                    continue;
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            let within = *open.last().expect("it was looked at");
+            match self.next()? {
+                Head::Break if within.is_none() => {
+                    open.pop();
+                }
+                Head::Break => return Err(self.unexpected("item")),
+                Head::Plain => {}
+                Head::Bytes(Some(length)) | Head::Text(Some(length)) => self.skip(length)?,
+                Head::Bytes(None) | Head::Text(None) | Head::Array(None) | Head::Map(None) => open.push(None),
+                Head::Array(items) => open.push(items),
+                Head::Map(Some(pairs)) => open.push(Some(pairs.saturating_mul(2))),
+                Head::Tag(_) => open.push(Some(1)),
+            }
+            if open.len() > MAX_DEPTH {
+                return Err(self.unexpected("item of a depth that anybody would write"));
+            }
+        }
+        Ok(())
+    }
+
+    /// One byte string of at most `limit` bytes, in one piece or in several; `piece` takes each. Gives the length of all.
+    fn byte_string(
+        &mut self,
+        limit: usize,
+        mut piece: impl FnMut(&mut Self, u64) -> Result<(), Stop>,
+    ) -> Result<usize, Stop> {
+        let at = self.at;
+        let too_long = || Stop::from(Damage::Unexpected { at, wanted: "byte string of the right length" });
+        match self.next()? {
+            Head::Bytes(Some(length)) if length <= limit as u64 => {
+                piece(self, length)?;
+                Ok(length as usize)
+            }
+            Head::Bytes(None) => {
+                let mut whole = 0;
+                // Each piece has a byte at least, so their number is bounded too.
+                loop {
+                    match self.next()? {
+                        Head::Break => return Ok(whole),
+                        Head::Bytes(Some(length)) if (1..=(limit - whole) as u64).contains(&length) => {
+                            piece(self, length)?;
+                            whole += length as usize;
+                        }
+                        _ => return Err(too_long()),
+                    }
+                }
+            }
+            _ => Err(too_long()),
+        }
+    }
+
+    /// The block that stands in the entry at the present place, whatever its reference.
+    pub(super) fn entry(&mut self) -> Result<(Vec<u8>, Vec<u8>), Stop> {
+        let (mut reference, mut block) = (Vec::new(), Vec::new());
+        self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
+        self.byte_string(BlockSize::MAX, |scan, length| scan.take(length, &mut block))?;
+        Ok((reference, block))
+    }
+
+    /// The reference of the entry at the present place.
+    pub(super) fn entry_reference(&mut self) -> Result<Vec<u8>, Stop> {
+        let mut reference = Vec::with_capacity(REFERENCE);
+        self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
+        Ok(reference)
+    }
+
+    fn untagged(&mut self) -> Result<Head, Stop> {
+        for _ in 0..MAX_TAGS {
+            match self.next()? {
+                Head::Tag(cbor::SELF_DESCRIBED | cbor::BUNDLE) => {}
+                head => return Ok(head),
+            }
+        }
+        Err(self.unexpected("bundle behind so many tags"))
+    }
+
+    fn peek(&mut self) -> Result<Head, Stop> {
+        let at = self.at;
+        let head = self.next()?;
+        self.at = at;
+        Ok(head)
+    }
+
+    fn next(&mut self) -> Result<Head, Stop> {
+        let at = self.at;
+        self.look(cbor::MAX_HEAD)?;
+        let from = (at - self.window_at) as usize;
+        match cbor::head(&self.window[from..]) {
+            Some((head, length)) => {
+                self.at += length as u64;
+                Ok(head)
+            }
+            None if at + (cbor::MAX_HEAD as u64) > self.length => {
+                Err(Damage::Truncated { at: self.length }.into())
+            }
+            None => Err(self.unexpected("CBOR item")),
+        }
+    }
+
+    fn skip(&mut self, length: u64) -> Result<(), Stop> {
+        match self.at.checked_add(length) {
+            Some(end) if end <= self.length => {
+                self.at = end;
+                Ok(())
+            }
+            _ => Err(Damage::Truncated { at: self.length }.into()),
+        }
+    }
+
+    fn take(&mut self, length: u64, into: &mut Vec<u8>) -> Result<(), Stop> {
+        let at = self.at;
+        self.skip(length)?;
+        let start = into.len();
+        into.resize(start + length as usize, 0);
+        // A window holds the reference mostly, and never a block.
+        let held = at.checked_sub(self.window_at).and_then(|from| {
+            let from = usize::try_from(from).ok()?;
+            self.window.get(from..from.checked_add(length as usize)?)
+        });
+        match held {
+            Some(held) => into[start..].copy_from_slice(held),
+            None => self.file.read_exact_at(&mut into[start..], at)?,
+        }
+        Ok(())
+    }
+
+    /// Makes the window hold the next `length` bytes, or all that there are.
+    fn look(&mut self, length: usize) -> io::Result<()> {
+        let end = self.length.min(self.at.saturating_add(length as u64));
+        let window = self.window_at..self.window_at + self.window.len() as u64;
+        if window.contains(&self.at) && end <= window.end {
+            return Ok(());
+        }
+        self.window.resize(WINDOW, 0);
+        self.window_at = self.at;
+        let mut filled = 0;
+        while filled < WINDOW {
+            match self.file.read_at(&mut self.window[filled..], self.at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.window.truncate(filled);
+        Ok(())
+    }
+
+    fn unexpected(&self, wanted: &'static str) -> Stop {
+        Damage::Unexpected { at: self.at, wanted }.into()
+    }
+}

@@ -1,0 +1,207 @@
+//! A bundle read in every form that the format allows, damaged in every place, and added to.
+
+use super::*;
+use crate::eris::{BlockSize, Generation, Key, reference_of};
+
+fn block(seed: u8, size: BlockSize) -> (Reference, Block) {
+    let block = Block::from(vec![seed; size.bytes()]);
+    (reference_of(&block), block)
+}
+
+fn blocks() -> Vec<(Reference, Block)> {
+    (0..10).map(|seed| block(seed, if seed % 3 == 0 { BlockSize::Large } else { BlockSize::Small })).collect()
+}
+
+fn capability(seed: u8) -> ReadCapability {
+    ReadCapability {
+        generation: Generation::V1,
+        block_size: BlockSize::Small,
+        level: 0,
+        reference: Reference::new([seed; 32]),
+        key: Key::new([seed; 32]),
+    }
+}
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    cbor::write_head(cbor::BYTES, bytes.len() as u64, &mut out);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// The same in pieces.
+fn chunked(bytes: &[u8]) -> Vec<u8> {
+    let pieces = bytes.chunks(700).flat_map(string);
+    [0x5f].into_iter().chain(pieces).chain([cbor::BREAK]).collect()
+}
+
+fn tagged(capability: &ReadCapability) -> Vec<u8> {
+    let mut out = Vec::new();
+    cbor::write_head(cbor::TAG, cbor::CAPABILITY, &mut out);
+    [out, string(&capability.to_bytes())].concat()
+}
+
+fn written(bytes: &[u8]) -> (tempfile::TempDir, Bundle) {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("bundle");
+    fs::write(&path, bytes).expect("a writable directory");
+    (folder, Bundle::new(path))
+}
+
+async fn holds(bundle: &Bundle, blocks: &[(Reference, Block)]) {
+    for (reference, block) in blocks {
+        assert_eq!(bundle.get(reference).await.expect("it is in the bundle"), block);
+        assert!(bundle.has(reference).await.expect("an answer"));
+    }
+}
+
+#[tokio::test]
+async fn every_form_that_the_format_allows_is_read() {
+    let (blocks, capability) = (blocks(), capability(7));
+    let pairs: Vec<u8> =
+        blocks.iter().flat_map(|(r, b)| [string(r.as_bytes()), string(b)].concat()).collect();
+    let pieces: Vec<u8> =
+        blocks.iter().flat_map(|(r, b)| [chunked(r.as_bytes()), chunked(b)].concat()).collect();
+    // A head longer than it need be, as some writers make.
+    let wide: Vec<u8> = blocks
+        .iter()
+        .flat_map(|(r, b)| [&[0x5b, 0, 0, 0, 0, 0, 0, 0, 32], &r.as_bytes()[..], &string(b)].concat())
+        .collect();
+    let map = |pairs: &[u8]| [&[0xa0 | 10], pairs].concat();
+    let open = |pairs: &[u8]| [&[cbor::OPEN_MAP], pairs, &[cbor::BREAK]].concat();
+    // {"later": [1, h'00', {}, 1.5, (_ "x")]}
+    let foreign = b"\xa1\x65later\x85\x01\x41\x00\xa0\xf9\x3e\x00\x7f\x61x\xff";
+    for bytes in [
+        [&[0x82], &map(&pairs)[..], &tagged(&capability)].concat(),
+        [b"\xd9\xd9\xf7\xdaeris\x82", &map(&pairs)[..], &tagged(&capability)].concat(),
+        [b"\xdaeris\x83", &map(&pieces)[..], &tagged(&capability), foreign].concat(),
+        [b"\xd9\xd9\xf7\x9f", &open(&pairs)[..], foreign, &tagged(&capability), b"\xff"].concat(),
+        [b"\x9f", &open(&wide)[..], &tagged(&capability), b"\xff"].concat(),
+    ] {
+        let (_folder, bundle) = written(&bytes);
+        holds(&bundle, &blocks).await;
+        let (absent, _) = block(99, BlockSize::Small);
+        assert!(matches!(bundle.get(&absent).await, Err(Error::NotFound { .. })));
+        assert_eq!(bundle.contents().await.expect("a bundle"), (vec![capability.clone()], None));
+        let references: Vec<_> = blocks.iter().map(|(reference, _)| *reference).collect();
+        assert_eq!(bundle.references().await.expect("a bundle"), references);
+    }
+}
+
+#[tokio::test]
+async fn what_is_put_is_there_for_the_next_reader_with_its_capabilities() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("new/bundle");
+    let (writer, reader, blocks) = (Bundle::new(&path), Bundle::new(&path), blocks());
+    assert!(matches!(reader.get(&blocks[0].0).await, Err(Error::Unavailable { .. })));
+    writer.put_many(blocks[..5].to_vec()).await.expect("it is made");
+    writer.add_capabilities(vec![capability(1)]).await.expect("it is added");
+    holds(&reader, &blocks[..5]).await;
+    writer.put_many(blocks.clone()).await.expect("it is added");
+    writer.add_capabilities(vec![capability(1), capability(2)]).await.expect("it is added");
+    writer.sync().await.expect("a file");
+    // The one that was open already, and a new one.
+    holds(&reader, &blocks).await;
+    holds(&Bundle::new(&path), &blocks).await;
+    let contents = (vec![capability(1), capability(2)], None);
+    assert_eq!(Bundle::new(&path).contents().await.expect("a bundle"), contents);
+    let length = fs::metadata(&path).expect("a file").len();
+    reader.put_many(blocks).await.expect("nothing is new");
+    assert_eq!(fs::metadata(&path).expect("a file").len(), length);
+    assert!(fs::read(&path).expect("a file").starts_with(b"\xd9\xd9\xf7\xdaeris\x9f\xbf\x58\x20"));
+}
+
+#[tokio::test]
+async fn a_file_cut_anywhere_gives_what_is_whole_says_where_and_is_mended_by_a_put() {
+    let (source, bundle) = written(EMPTY);
+    let blocks = blocks();
+    bundle.put_many(blocks.clone()).await.expect("it is open");
+    bundle.add_capabilities(vec![capability(3)]).await.expect("it is open");
+    let bytes = fs::read(source.path().join("bundle")).expect("a file");
+    for cut in [EMPTY.len() - 2, 20, 60, 1000, 33_000, 40_000, bytes.len() - 30, bytes.len() - 1] {
+        let (_folder, bundle) = written(&bytes[..cut]);
+        let (_, damage) = bundle.contents().await.expect("the start of a bundle");
+        assert_eq!(damage, Some(Damage::Truncated { at: cut as u64 }), "{cut}");
+        let mut whole = 0;
+        for (reference, block) in &blocks {
+            match bundle.get(reference).await {
+                Ok(found) => {
+                    assert_eq!(found, block);
+                    whole += 1;
+                }
+                Err(error) => assert!(matches!(error, Error::NotFound { .. }), "{error}"),
+            }
+        }
+        assert!(cut < 32_900 || whole > 0, "{cut}");
+        bundle.put_many(blocks.clone()).await.expect("it is mended");
+        assert_eq!(bundle.contents().await.expect("a bundle").1, None);
+        holds(&bundle, &blocks).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_bundle_or_damaged_inside_says_where_and_is_left_alone() {
+    for bytes in [&b""[..], b"PK\x03\x04", b"\x80", b"\x81\x01", b"\xc0\xc0\xc0\xc0\xc0\xc0\xc0\xc0\xc0\xc0"]
+    {
+        let (folder, bundle) = written(bytes);
+        let (reference, block) = block(1, BlockSize::Small);
+        if !bytes.is_empty() {
+            assert!(matches!(bundle.put(&reference, block).await, Err(Error::Refused { .. })), "{bytes:x?}");
+            assert_eq!(fs::read(folder.path().join("bundle")).expect("a file"), bytes);
+        }
+        assert!(matches!(
+            bundle.get(&Reference::new([0; 32])).await,
+            Err(Error::Refused { .. } | Error::NotFound { .. })
+        ));
+    }
+    let (reference, good) = block(1, BlockSize::Small);
+    let first = [string(reference.as_bytes()), string(&good)].concat();
+    for (second, at) in [
+        ([string(&[0; 31]), string(&good)].concat(), 0),
+        ([string(&[0; 33]), string(&good)].concat(), 0),
+        ([string(&[0; 32]), string(&[0; 1023])].concat(), 34),
+        (b"\x01\x02".to_vec(), 0),
+        (vec![0x58, 32], 0),
+    ] {
+        let bytes = [b"\x9f\xbf", &first[..], &second, &[0x1c; 70_000]].concat();
+        let (_folder, bundle) = written(&bytes);
+        holds(&bundle, &[(reference, good.clone())]).await;
+        let damage = bundle.contents().await.expect("it begins as a bundle").1;
+        let place = 2 + first.len() as u64;
+        match damage {
+            Some(Damage::Unexpected { at: found, .. }) if second.len() > 2 => assert_eq!(found, place + at),
+            Some(Damage::Unexpected { at: found, .. }) => assert!(found >= place),
+            other => panic!("{other:?}"),
+        }
+        let error = bundle.put(&Reference::new([0; 32]), good.clone()).await.expect_err("it is damaged");
+        assert!(error.to_string().contains("at byte"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_spoiled_block_is_mended_by_the_next_put() {
+    let (reference, good) = block(1, BlockSize::Small);
+    let entry = [string(reference.as_bytes()), string(&[0; 1024])].concat();
+    let (_folder, bundle) = written(&[b"\x9f\xbf", &entry[..], b"\xff\xff"].concat());
+    assert_ne!(bundle.get(&reference).await.expect("some bytes"), good);
+    bundle.put(&reference, good.clone()).await.expect("it is open");
+    assert_eq!(bundle.get(&reference).await.expect("it is mended"), good);
+}
+
+#[tokio::test]
+async fn a_map_that_says_its_length_is_read_only() {
+    let (reference, good) = block(1, BlockSize::Small);
+    let bytes = [b"\x81\xa1", &string(reference.as_bytes())[..], &string(&good)].concat();
+    let (_folder, bundle) = written(&bytes);
+    let (other, more) = block(2, BlockSize::Small);
+    assert!(matches!(bundle.put(&other, more).await, Err(Error::Refused { .. })));
+    holds(&bundle, &[(reference, good)]).await;
+}
+
+#[tokio::test]
+async fn nesting_that_would_never_end_is_refused() {
+    let bytes = [b"\x9f\xbf\xff".to_vec(), vec![0x81; 100_000]].concat();
+    let (_folder, bundle) = written(&bytes);
+    let damage = bundle.contents().await.expect("it begins as a bundle").1;
+    assert!(matches!(damage, Some(Damage::Unexpected { .. })), "{damage:?}");
+}

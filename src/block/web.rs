@@ -1,0 +1,337 @@
+//! What all carriers over HTTP share: whose turn it is, until when, how an answer is read, and what its status means.
+//!
+//! Connections are reused, requests in flight are bounded, and so is every wait and every byte read: a server may be slow, silent or
+//! hostile. A carrier says which request asks for a block, and reads what is its own in the answer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
+use tokio::{
+    sync::{MutexGuard, Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{Block, Error, Found, Refusal, bad_url};
+use crate::eris::{BlockSize, Reference};
+use crate::http::{self, percent_decoded, retry_after};
+
+/// Requests in flight at the most: 1 Gbit/s at 50 ms wants 191 blocks of 32 KiB, and the rest is for answers that are late. As many
+/// connections to a server of HTTP/1; what a server and a line can bear is found out above.
+pub(super) const IN_FLIGHT: usize = 256;
+/// What an HTTP/2 server may send of one answer before it is read: a block and the frames around it.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// And of all answers on a connection: as many as there can be, so that no block waits for another to be read. A window is what travels
+/// in one round trip: 16 MiB are 1 Gbit/s at 130 ms.
+const CONNECTION_WINDOW: u32 = IN_FLIGHT as u32 * STREAM_WINDOW;
+/// For how long the first request to an HTTPS server goes alone. Only its answer shows whether requests can share a connection
+/// (HTTP/2); without the head start, a first batch would open a connection for each block. Longer is no use: slower is broken.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// After so long without an answer, the next request counts as the first again: servers close idle connections.
+const WARM: Duration = Duration::from_secs(30);
+
+/// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
+/// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the connection, TLS included. 5 s is one lost SYN and its two repetitions.
+    pub connect: Duration,
+    /// From the request, connecting included, to the head of the answer. 10 s lets a disk spin up.
+    pub first_byte: Duration,
+    /// Between two pieces of the body. 10 s without a byte is a dead connection.
+    pub stall: Duration,
+    /// For the whole body: 256 blocks at once over 4.5 Mbit/s take 15 s, and as many as a thinner line bears are fewer.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(5), first_byte: seconds(10), stall: seconds(10), body: seconds(15) }
+    }
+}
+
+/// A request that has its turn, and until when it may take.
+pub(super) struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    end: Instant,
+    whole: Duration,
+}
+
+impl Turn<'_> {
+    /// The end of a wait that begins now, and the bound that sets it: its own or that of the request.
+    fn bound(&self, wait: Duration) -> (Instant, Duration) {
+        let end = Instant::now() + wait;
+        if end <= self.end { (end, wait) } else { (self.end, self.whole) }
+    }
+}
+
+/// A web server, and what is under way with it.
+///
+/// The password of its URL, if there is one (`https://:TOKEN@HOST/`), is sent as a bearer token (RFC 6750) and shown nowhere;
+/// it does not follow a redirect to another host.
+#[derive(Debug)]
+pub(super) struct Web {
+    client: Client,
+    /// Without the secret.
+    base: Url,
+    name: Arc<str>,
+    permits: Semaphore,
+    first: tokio::sync::Mutex<()>,
+    answered: Mutex<Option<Instant>>,
+    patience: Patience,
+}
+
+impl Web {
+    /// The server at `address`, an `http` or `https` URL that stands in the URL of the store, `url`. Nothing is asked of it yet.
+    pub(super) fn new(url: &str, address: &str, patience: Patience) -> Result<Self, Error> {
+        let mut base = Url::parse(address).map_err(|error| bad_url(url, &error.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.query().or(base.fragment()).is_some() {
+            return Err(bad_url(url, "what follows must be //HOST/PREFIX, without ? or #"));
+        }
+        if !base.username().is_empty() {
+            return Err(bad_url(
+                url,
+                "a token is written as the password, without a user: https://:TOKEN@HOST/",
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(token) = base.password() {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", percent_decoded(token)))
+                .map_err(|_| bad_url(url, "the token has characters that HTTP does not allow"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        base.set_password(None).map_err(|()| bad_url(url, "it names no host"))?;
+        // As the parser writes the address, with the scheme of the store.
+        let scheme = url.split_once(':').map_or(base.scheme(), |(scheme, _)| scheme);
+        let rest = base.as_str().split_once(':').map_or("", |(_, rest)| rest);
+        let name: Arc<str> = format!("{scheme}:{rest}").into();
+        let client = client(headers, patience).map_err(|error| Error::Unavailable {
+            reference: None,
+            store: Arc::clone(&name),
+            retry_after: None,
+            source: Arc::new(error),
+        })?;
+        let permits = Semaphore::new(IN_FLIGHT);
+        Ok(Self {
+            client,
+            base,
+            name,
+            permits,
+            first: Default::default(),
+            answered: Mutex::default(),
+            patience,
+        })
+    }
+
+    /// The URL of the store, without the secret.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The URL of something below the address.
+    pub(super) fn url(&self, path: &str, query: Option<&str>) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
+        url.set_query(query);
+        url
+    }
+
+    /// A request, to be completed and then [sent](Self::send).
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    /// Waits until another request has made first contact; what it returns is held by the one that makes it.
+    async fn head_start(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.base.scheme() == "http" || self.is_warm() {
+            return None;
+        }
+        timeout(HEAD_START, self.first.lock()).await.ok().filter(|_| !self.is_warm())
+    }
+
+    fn is_warm(&self) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < WARM)
+    }
+
+    /// The head of the answer.
+    pub(super) async fn send(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        request: RequestBuilder,
+    ) -> Result<Response, Error> {
+        let _first = self.head_start().await;
+        let (end, after) = turn.bound(self.patience.first_byte);
+        let sent = timeout_at(end, request.send()).await;
+        // A failure ends the head start too: the others need not wait in line to see it for themselves.
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        match sent {
+            Ok(answer) => answer.map_err(|error| self.failed(reference, error)),
+            Err(_) => Err(self.timed_out(reference, after)),
+        }
+    }
+
+    /// The body, of which no more is read than a block can have.
+    pub(super) async fn body(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        mut answer: Response,
+    ) -> Result<Block, Error> {
+        let too_long =
+            || Error::Corrupt { reference: *reference, store: self.name.clone(), found: Found::TooLong };
+        let declared = answer.content_length().unwrap_or(0);
+        if declared > BlockSize::MAX as u64 {
+            return Err(too_long());
+        }
+        let mut block = Vec::with_capacity(declared as usize);
+        let whole = turn.bound(self.patience.body);
+        loop {
+            let (end, after) = whole.min((Instant::now() + self.patience.stall, self.patience.stall));
+            let piece = match timeout_at(end, answer.chunk()).await {
+                Ok(piece) => piece.map_err(|error| self.failed(reference, error))?,
+                Err(_) => return Err(self.timed_out(reference, after)),
+            };
+            let Some(piece) = piece else { return Ok(block.into()) };
+            if block.len() + piece.len() > BlockSize::MAX {
+                return Err(too_long());
+            }
+            block.extend_from_slice(&piece);
+        }
+    }
+
+    /// The body of an answer that is no block: at most `limit` bytes of it.
+    pub(super) async fn short(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        mut answer: Response,
+        limit: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let mut text = Vec::new();
+        let (end, after) = turn.bound(self.patience.stall);
+        while text.len() < limit {
+            match timeout_at(end, answer.chunk()).await {
+                Ok(Ok(Some(piece))) => text.extend_from_slice(&piece[..piece.len().min(limit - text.len())]),
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return Err(self.failed(reference, error)),
+                Err(_) => return Err(self.timed_out(reference, after)),
+            }
+        }
+        Ok(text)
+    }
+
+    /// What an answer other than success means.
+    pub(super) fn refusal(&self, reference: &Reference, answer: &Response) -> Error {
+        let (status, store) = (answer.status(), self.name.clone());
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { reference: *reference, store },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Error::Refused { store, reason: Refusal::Denied(status.to_string()) }
+            }
+            status
+                if status.is_server_error()
+                    || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) =>
+            {
+                let source = Arc::new(NotNow(status));
+                Error::Unavailable {
+                    reference: Some(*reference),
+                    store,
+                    retry_after: retry_after(answer.headers()),
+                    source,
+                }
+            }
+            status => Error::Refused { store, reason: Refusal::Status(status.as_u16()) },
+        }
+    }
+
+    fn failed(&self, reference: &Reference, error: reqwest::Error) -> Error {
+        let (reference, store) = (*reference, self.name.clone());
+        if error.is_redirect() {
+            return Error::Refused { store, reason: Refusal::Redirects };
+        }
+        if error.is_timeout() {
+            return self.timed_out(&reference, self.patience.connect);
+        }
+        // The address may be that of a redirect, with a secret in it.
+        Error::Unavailable {
+            reference: Some(reference),
+            store,
+            retry_after: None,
+            source: Arc::new(error.without_url()),
+        }
+    }
+
+    fn timed_out(&self, reference: &Reference, after: Duration) -> Error {
+        Error::TimedOut { reference: *reference, store: self.name.clone(), after }
+    }
+
+    /// Waits until fewer than [`IN_FLIGHT`] requests are under way.
+    pub(super) async fn turn(&self, reference: &Reference) -> Result<Turn<'_>, Error> {
+        let whole = self.patience.first_byte + self.patience.body;
+        let end = Instant::now() + whole;
+        match timeout_at(end, self.permits.acquire()).await {
+            Ok(permit) => Ok(Turn { _permit: permit.expect("the semaphore is never closed"), end, whole }),
+            Err(_) => Err(self.timed_out(reference, whole)),
+        }
+    }
+}
+
+/// A status by which a server says that it cannot answer now.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {0}")]
+struct NotNow(StatusCode);
+
+fn client(headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
+    http::client(|builder| {
+        builder
+            .default_headers(headers.clone())
+            .connect_timeout(patience.connect)
+            .pool_max_idle_per_host(IN_FLIGHT)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+            .http2_keep_alive_interval(patience.first_byte / 4)
+            .http2_keep_alive_timeout(patience.first_byte / 4)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "http://[::1]:1/";
+
+    #[tokio::test(start_paused = true)]
+    async fn no_request_takes_30_s_even_if_its_turn_never_comes() {
+        let web = Web::new(URL, URL, Patience::default()).expect("a good URL");
+        let _all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
+        let reference = crate::eris::reference_of(b"a block");
+        let begun = Instant::now();
+        let error = web.turn(&reference).await.map(drop).expect_err("its turn never comes");
+        assert!(matches!(error, Error::TimedOut { .. }) && error.to_string().contains(URL), "{error}");
+        assert!(begun.elapsed() < 2 * Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_turn_shortens_what_follows() {
+        let web = Web::new(URL, URL, Patience::default()).expect("a good URL");
+        let all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
+        let reference = crate::eris::reference_of(b"a block");
+        let begun = Instant::now();
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            drop(all);
+        };
+        let (turn, ()) = tokio::join!(web.turn(&reference), release);
+        let (end, after) = turn.expect("its turn came").bound(web.patience.first_byte);
+        assert_eq!((end - begun, after), (Duration::from_secs(25), Duration::from_secs(25)));
+    }
+}
