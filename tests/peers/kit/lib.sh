@@ -1,4 +1,4 @@
-# What guix.sh and nix.sh share: sourced, never run.
+# What the peer scripts share: sourced, never run.
 #
 # $PEERS      where everything goes: the chroot, data, logs, pid files
 # spawn/halt  start a background program, end exactly that one
@@ -13,6 +13,8 @@ mkdir -p "$PEERS/run" "$PEERS/log" "$PEERS/share"
 PEERS=$(cd "$PEERS" && pwd)
 export PEERS
 SID=$PEERS/sid
+# Names of namespaces differ between two work directories on one machine.
+TAG=$(printf %s "$PEERS" | cksum | cut -c1-4)
 SID_PACKAGES=(guix guile-zstd guile-avahi nix-bin busybox-static ca-certificates)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -36,6 +38,13 @@ apt_host() {
   bash -c "$APT" apt "${missing[@]}" > "$PEERS/log/apt.log" 2>&1 || rc=$?
   [ -z "$made" ] || rm -f $policy
   [ $rc = 0 ] || die "apt-get failed, see $PEERS/log/apt.log"
+}
+
+# venv NAME PACKAGE... : a Python environment under $PEERS.
+venv() {
+  local d=$PEERS/$1; shift
+  [ -x "$d/bin/pip" ] || { apt_host python3-venv; /usr/bin/python3 -m venv "$d" >&2; }
+  "$d/bin/pip" install --quiet "$@" >&2
 }
 
 # born PID: when the process started; nothing for one that ended and waits to be reaped.
@@ -86,6 +95,7 @@ started() { # started NAME SECONDS CMD... : wait, or show the log and fail
   halt "$name"
   die "$name did not start"
 }
+log_has() { grep -q -- "$2" "$PEERS/log/$1.log"; }
 
 # --- the Debian sid chroot
 # Every call has private mounts, so none is visible outside and `rm -rf $PEERS` is safe after `stop`.
@@ -99,7 +109,8 @@ sid_enter() {
   mount --bind "$share" "$r/share"
   while [ "$1" = -b ]; do mkdir -p "$2" "$r$3"; mount --bind "$2" "$r$3"; shift 3; done
   exec chroot "$r" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb \
-    ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} "$@"
+    ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+    ${SID_DBUS:+DBUS_SYSTEM_BUS_ADDRESS="$SID_DBUS"} "$@"
 }
 
 # sid [-b HOST_DIR DIR_INSIDE]... CMD...   (sid_cmd fills the array SID_CMD with it)
@@ -143,9 +154,22 @@ seed() {
   fi
 }
 
+# --- network namespaces --------------------------------------------------------------------
+netns_up() { # netns_up NAME : only loopback inside
+  [ -e "/run/netns/$1" ] || { apt_host iproute2; ip netns add "$1"; }
+  ip netns exec "$1" ip link set lo up
+}
+netns_down() { # ends what still runs in that namespace
+  [ -e "/run/netns/$1" ] || return 0
+  local p
+  for p in $(ip netns pids "$1"); do kill "$p" 2>/dev/null || true; done
+  wait_for 5 sh -c "[ -z \"\$(ip netns pids $1)\" ]" || for p in $(ip netns pids "$1"); do kill -KILL "$p" 2>/dev/null || true; done
+  ip netns del "$1"
+}
+
 # --- one at a time: tests run in parallel; installing, filling, starting and stopping take turns.
 case ${1:-} in
-install | fill | start | stop)
+install* | fill | start* | publish | stop)
   if [ -z "${PEERS_LOCKED:-}" ]; then
     exec 9> "$PEERS/run/lock"
     flock 9
