@@ -32,7 +32,13 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "http", "nar", "store", "substituter", "tree"]),
-    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "pace", "store", "tree"]),
+    (
+        "serve",
+        &[
+            "block", "compress", "content", "download", "eris", "lan", "metrics", "nar", "pace", "store",
+            "tree",
+        ],
+    ),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
@@ -47,6 +53,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "eris",
             "fuse",
             "http",
+            "lan",
             "metrics",
             "nar",
             "offline",

@@ -156,9 +156,7 @@ pub(super) const KEYS: [Key; 27] = [
     Key {
         name: "share.rate",
         expects: "bytes a second in quotes, such as \"2M\", and not 0",
-        set: |config, value| {
-            put(&mut config.share.rate, size(value).filter(|rate| rate.0 > 0))
-        },
+        set: |config, value| put(&mut config.share.rate, size(value).filter(|rate| rate.0 > 0)),
     },
     Key {
         name: "share.connections",

@@ -5,6 +5,16 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use if_addrs::{IfAddr, Interface};
 use mdns_sd::ScopedIp;
 
+/// Whether a connection from this address comes from this machine or from one on its links, as they are now.
+pub fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        ip if ip.is_loopback() => true,
+        IpAddr::V4(v4) if v4.is_link_local() => true,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => true,
+        ip => Subnets::now().holds(ip),
+    }
+}
+
 /// The interfaces of this machine that have neighbours, as they were when it was asked.
 #[derive(Debug)]
 pub(super) struct Subnets {
@@ -158,6 +168,17 @@ mod tests {
         assert_eq!(best(&["fd00:1::9", "8.8.8.8"]).as_deref(), Some("[fd00:1::9]:80"));
         let address = ScopedIp::from(IpAddr::from([192, 168, 7, 9]));
         assert_eq!(subnets().best([&address], 0), None, "no port");
+    }
+
+    #[test]
+    fn who_is_far_is_told_from_who_is_near() {
+        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.3.4", "fe80::7"] {
+            assert!(is_near(near.parse().unwrap()), "{near}");
+        }
+        // Addresses for documentation (RFC 5737, RFC 3849).
+        for far in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"] {
+            assert!(!is_near(far.parse().unwrap()), "{far}");
+        }
     }
 
     #[test]

@@ -28,8 +28,7 @@ pub struct Process {
     pub tree: Arc<Tree>,
     /// What was asked.
     pub requests: Arc<Requests>,
-    /// What neighbours have, where something is shared with them.
-    pub sharing: OnceLock<Arc<Sharing>>,
+    sharing: OnceLock<Arc<Sharing>>,
     started: Instant,
 }
 
@@ -67,6 +66,11 @@ impl Process {
     /// A process that begins now.
     pub fn new(stack: Arc<Stack>, tree: Arc<Tree>, requests: Arc<Requests>) -> Arc<Self> {
         Arc::new(Process { stack, tree, requests, sharing: OnceLock::new(), started: Instant::now() })
+    }
+
+    /// Something is shared with neighbours, and this counts it. Only the first call counts.
+    pub fn share(&self, sharing: Arc<Sharing>) {
+        self.sharing.get_or_init(|| sharing);
     }
 
     /// The figures as they are now. Asks the index of the disk cache: milliseconds, so not for an async thread.

@@ -39,6 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::block::{BlockStore, Stack};
+use crate::lan::is_near;
 use crate::metrics::{self, Process, Requests, Sharing};
 use crate::tree::Tree;
 use activity::{Activity, Watched};
@@ -205,6 +206,9 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
+                Ok((_, peer)) if self.site.shared.is_some() && !is_near(peer.ip()) => {
+                    tracing::debug!("{peer}: not on a link of this machine");
+                }
                 Ok((socket, peer)) => match room.clone().try_acquire_owned() {
                     Ok(permit) => {
                         let (site, ended) = (self.site.clone(), ended.clone());
