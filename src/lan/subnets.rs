@@ -7,12 +7,7 @@ use mdns_sd::ScopedIp;
 
 /// Whether a connection from this address comes from this machine or from one on its links, as they are now.
 pub fn is_near(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => true,
-        IpAddr::V4(v4) if v4.is_link_local() => true,
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => true,
-        ip => Subnets::now().holds(ip),
-    }
+    Subnets::now().is_near(ip)
 }
 
 /// The interfaces of this machine that have neighbours, as they were when it was asked.
@@ -57,6 +52,16 @@ impl Subnets {
         });
         // Among equals the lowest, so that one service always has the same.
         near.min().map(|(_, address)| address).filter(|_| port != 0)
+    }
+
+    /// Whether it is the address of this machine or of one on its links.
+    fn is_near(&self, ip: IpAddr) -> bool {
+        match ip.to_canonical() {
+            ip if ip.is_loopback() => true,
+            IpAddr::V4(v4) if v4.is_link_local() => true,
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => true,
+            ip => self.holds(ip),
+        }
     }
 
     /// Whether the address can be that of a host on one of the subnets.
@@ -172,12 +177,14 @@ mod tests {
 
     #[test]
     fn who_is_far_is_told_from_who_is_near() {
-        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.3.4", "fe80::7"] {
-            assert!(is_near(near.parse().unwrap()), "{near}");
+        let is_near = |ip: &str| subnets().is_near(ip.parse().expect("an address"));
+        for near in
+            ["127.0.0.1", "::1", "169.254.3.4", "fe80::7", "192.168.7.9", "::ffff:192.168.7.9", "fd00:1::9"]
+        {
+            assert!(is_near(near), "{near}");
         }
-        // Addresses for documentation (RFC 5737, RFC 3849).
-        for far in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"] {
-            assert!(!is_near(far.parse().unwrap()), "{far}");
+        for far in ["192.168.8.9", "::ffff:192.168.8.9", "10.0.0.2", "2001:db8::1", "0.0.0.0"] {
+            assert!(!is_near(far), "{far}");
         }
     }
 
