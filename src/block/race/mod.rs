@@ -34,6 +34,7 @@ use reseed::Reseed;
 use source::Source;
 use want::all_failed;
 
+pub(super) use health::Health;
 pub use status::{SourceState, SourceStatus};
 
 /// How long a source is waited for when asked whether it has a block, if another could be asked.
