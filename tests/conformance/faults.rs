@@ -23,7 +23,7 @@ use tokio::{
 use crate::{n2r, suite};
 
 /// What a scripted server does with one request; the connection ends with it.
-enum Act {
+pub enum Act {
     Say(Vec<u8>),
     /// Says this and then nothing, holding the connection.
     Stall(Vec<u8>),
@@ -34,15 +34,15 @@ enum Act {
 }
 
 /// A server that answers the n-th request, from 0, as a script has it.
-struct Scripted {
-    url: String,
+pub struct Scripted {
+    pub url: String,
     requests: Arc<AtomicUsize>,
-    heads: Arc<std::sync::Mutex<Vec<String>>>,
+    pub heads: Arc<std::sync::Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
 impl Scripted {
-    async fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+    pub async fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
         let (requests, heads) =
