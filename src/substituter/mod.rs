@@ -27,7 +27,7 @@ pub use self::set::{
     Found, Offer, Policy, ServerState, ServerStatus, SetSettings, Standing, Substituters, Unsigned,
 };
 pub use self::sqlite::Sqlite;
-pub use self::web::{Http, Ipfs, Netrc, NetrcError, NotIpfs, Patience, Proxies, Web, WebSettings};
+pub use self::web::{Http, Ipfs, NotIpfs, Patience, Web, WebSettings};
 use crate::store::{HashPart, Narinfo};
 
 /// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is. That of a path with 100,000

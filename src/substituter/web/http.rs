@@ -6,17 +6,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
-use data_encoding::BASE64;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::files::{Files, NarUrl, web_url};
-use super::netrc::Netrc;
 use super::{Web, is_absent, refusal, unavailable};
 use crate::compress::{self, Compression};
-use crate::http::{percent_decoded, retry_after};
+use crate::http::retry_after;
 use crate::store::narinfo;
 use crate::store::{HashPart, Narinfo};
 use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, bad_url, info};
@@ -46,7 +44,7 @@ impl Http {
             return Err(bad_url(url, "it must be http://HOST/PREFIX or https://HOST/PREFIX, without ? or #"));
         }
         let authorization =
-            authorization(&base, &web.settings.netrc).map_err(|reason| bad_url(url, reason))?;
+            web.settings.access.authorization(&base).map_err(|reason| bad_url(url, reason))?;
         base.set_username("").and(base.set_password(None)).map_err(|()| bad_url(url, "it names no host"))?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -119,28 +117,6 @@ impl Http {
         }
         Ok(listing.into())
     }
-}
-
-/// What is sent to the server to be let in.
-fn authorization(base: &Url, netrc: &Netrc) -> Result<Option<HeaderValue>, &'static str> {
-    let (name, password) = (percent_decoded(base.username()), base.password().map(percent_decoded));
-    let text = match (name.as_str(), password) {
-        ("", Some(token)) => format!("Bearer {token}"),
-        ("", None) => match base.host_str().and_then(|host| netrc.login(host)) {
-            Some((name, password)) => basic(name, password),
-            None => return Ok(None),
-        },
-        (name, password) => basic(name, &password.unwrap_or_default()),
-    };
-    let mut value =
-        HeaderValue::try_from(text).map_err(|_| "the password has characters that HTTP does not allow")?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
-
-/// RFC 7617.
-fn basic(name: &str, password: &str) -> String {
-    format!("Basic {}", BASE64.encode(format!("{name}:{password}").as_bytes()))
 }
 
 impl fmt::Debug for Http {
