@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -22,16 +22,23 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("http", &[]),
     ("lan", &[]),
     ("lru", &[]),
+    ("pace", &[]),
     ("substituter", &["compress", "flights", "http", "lan", "lru", "store"]),
     ("block", &["eris", "http", "lan", "lru"]),
     ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
     ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
-    ("offline", &["block", "content", "download", "eris", "store", "tree"]),
+    ("offline", &["block", "content", "download", "eris", "pace", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "http", "nar", "store", "substituter", "tree"]),
-    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
+    (
+        "serve",
+        &[
+            "block", "compress", "content", "download", "eris", "lan", "metrics", "nar", "pace", "store",
+            "tree",
+        ],
+    ),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
@@ -46,6 +53,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "eris",
             "fuse",
             "http",
+            "lan",
             "metrics",
             "nar",
             "offline",

@@ -12,6 +12,7 @@ mod subnets;
 pub use announcement::Announcement;
 pub use neighbours::{Neighbour, Neighbours};
 pub use service::ServiceKind;
+pub use subnets::is_near;
 
 /// Why neighbours cannot be heard, or cannot hear us.
 #[derive(Debug, Clone, thiserror::Error)]

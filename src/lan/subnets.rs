@@ -5,6 +5,11 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use if_addrs::{IfAddr, Interface};
 use mdns_sd::ScopedIp;
 
+/// Whether a connection from this address comes from this machine or from one on its links, as they are now.
+pub fn is_near(ip: IpAddr) -> bool {
+    Subnets::now().is_near(ip)
+}
+
 /// The interfaces of this machine that have neighbours, as they were when it was asked.
 #[derive(Debug)]
 pub(super) struct Subnets {
@@ -47,6 +52,16 @@ impl Subnets {
         });
         // Among equals the lowest, so that one service always has the same.
         near.min().map(|(_, address)| address).filter(|_| port != 0)
+    }
+
+    /// Whether it is the address of this machine or of one on its links.
+    fn is_near(&self, ip: IpAddr) -> bool {
+        match ip.to_canonical() {
+            ip if ip.is_loopback() => true,
+            IpAddr::V4(v4) if v4.is_link_local() => true,
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => true,
+            ip => self.holds(ip),
+        }
     }
 
     /// Whether the address can be that of a host on one of the subnets.
@@ -158,6 +173,19 @@ mod tests {
         assert_eq!(best(&["fd00:1::9", "8.8.8.8"]).as_deref(), Some("[fd00:1::9]:80"));
         let address = ScopedIp::from(IpAddr::from([192, 168, 7, 9]));
         assert_eq!(subnets().best([&address], 0), None, "no port");
+    }
+
+    #[test]
+    fn who_is_far_is_told_from_who_is_near() {
+        let is_near = |ip: &str| subnets().is_near(ip.parse().expect("an address"));
+        for near in
+            ["127.0.0.1", "::1", "169.254.3.4", "fe80::7", "192.168.7.9", "::ffff:192.168.7.9", "fd00:1::9"]
+        {
+            assert!(is_near(near), "{near}");
+        }
+        for far in ["192.168.8.9", "::ffff:192.168.8.9", "10.0.0.2", "2001:db8::1", "0.0.0.0"] {
+            assert!(!is_near(far), "{far}");
+        }
     }
 
     #[test]

@@ -75,6 +75,12 @@ impl Race {
         self.sources.iter().map(|source| source.status()).collect()
     }
 
+    /// The sources on this machine, best first.
+    pub fn local(&self) -> Vec<Arc<dyn BlockStore>> {
+        let stores = self.sources.iter().map(|source| &source.store);
+        stores.filter(|store| !store.is_remote()).cloned().collect()
+    }
+
     /// The name of the source that gave this block, if it did so lately.
     pub fn came_from(&self, reference: &Reference) -> Option<Arc<str>> {
         let source = self.places().origin(reference)?;
