@@ -286,6 +286,6 @@ async fn neighbours_come_and_go() {
     assert_eq!(get(&lan, &block(1)).await.unwrap(), block(1));
     neighbours.tell([]);
     assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
-    assert_eq!(peer.seen.gets.load(Relaxed), 0);
+    assert_eq!(peer.seen.gets.load(Relaxed), 1);
     assert!(Verify::new(Arc::new(lan)).is_remote());
 }
