@@ -74,6 +74,13 @@ impl SubstituterFlags {
         Ok(Some(substituters.with_neighbours(position, neighbours, Arc::new(Web::for_neighbours()?))))
     }
 
+    /// Whether the servers of neighbours are among those that were named.
+    pub(super) fn name_neighbours(&self, session: &Session) -> bool {
+        given(&self.substituters, &session.config.substituters)
+            .iter()
+            .any(|url| url == substituter::NEIGHBOURS)
+    }
+
     /// What the servers said before, as far as it was kept: asks none of them. `None`: no server was named.
     pub(super) fn open_offline(&self, session: &Session) -> anyhow::Result<Option<Substituters>> {
         if given(&self.substituters, &session.config.substituters).is_empty() {
