@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use super::{
     Block, BlockStore, Cache, CacheStatus, Disk, DiskCache, DiskSettings, DiskStat, Error, Race,
-    SourceStatus, open, open_each, open_source,
+    SourceStatus, open_each, open_source, open_with,
 };
 use crate::eris::Reference;
+use crate::http::Access;
 
 /// How the stores are put together.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,8 @@ pub struct StackSettings {
     pub disk: Option<(PathBuf, DiskSettings)>,
     /// URLs of the stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// How web servers are reached.
+    pub access: Access,
 }
 
 /// The stores of a process.
@@ -79,8 +82,9 @@ impl Stack {
     /// Opens the stores that `urls` name, in order of preference. Nothing is asked of them yet. A disk cache that
     /// cannot be used is left out, and the log says why.
     pub fn open<S: AsRef<str>>(urls: &[S], settings: StackSettings) -> Result<Self, Error> {
-        let sources = open_each(urls, open_source)?;
-        let reseed = settings.reseed.iter().map(|url| open(url)).collect::<Result<Vec<_>, _>>()?;
+        let sources = open_each(urls, &settings.access, open_source)?;
+        let reseed = settings.reseed.iter().map(|url| open_with(url, &settings.access));
+        let reseed = reseed.collect::<Result<Vec<_>, _>>()?;
         // What is on this machine anyway would win nothing by a copy.
         let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
         Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
@@ -269,7 +273,7 @@ mod tests {
         let settings = |name: &str| StackSettings {
             memory_bytes: 1 << 20,
             disk: Some((dir.path().join(name), DISK)),
-            reseed: Vec::new(),
+            ..StackSettings::default()
         };
         let local = Stack::open(&["dir:/srv/blocks", "memory:"], settings("local")).unwrap();
         assert!(local.disk().is_none() && local.status().disk.is_none());
@@ -281,7 +285,7 @@ mod tests {
     fn a_cache_that_is_too_small_to_be_one_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0, resize: true }));
-        let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
+        let settings = StackSettings { memory_bytes: 1 << 20, disk, ..StackSettings::default() };
         assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
     }
 

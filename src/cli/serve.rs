@@ -41,6 +41,11 @@ impl Serve {
             .into());
         }
         self.share.check()?;
+        if self.advertise && self.view.asks_neighbours(session) {
+            let reason = "--advertise offers substitutes to neighbours, and --substituter lan: takes theirs: two who do both would ask \
+                          each other in a circle";
+            return Err(Usage(reason.into()).into());
+        }
         let put = self.put_policy(session)?;
         session.runtime.block_on(self.serve(session, put))
     }

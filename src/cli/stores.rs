@@ -48,10 +48,12 @@ impl Stores {
             },
             (None, None, None) => blocks.urls(session)?,
         };
+        let access = session.access_to(&[&urls[..], &session.config.reseed].concat())?;
         let settings = StackSettings {
             memory_bytes: session.config.cache.memory.bytes(),
             disk: disk.clone(),
             reseed: session.config.reseed.clone(),
+            access,
         };
         let stack = opened(Stack::open(&urls, settings))?;
         let nars = match (downloads, stack.disk(), &scratch, disk) {

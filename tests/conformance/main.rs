@@ -1,5 +1,6 @@
 //! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
 
+mod access;
 #[path = "../support/certified.rs"]
 mod certified;
 mod faults;

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::process::{Process, StartError};
+use self::process::Process;
 use self::wire::{Answer, Request};
 use super::{Block, BlockStore, Error, Refusal};
 use crate::eris::Reference;
