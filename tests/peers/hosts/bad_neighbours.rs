@@ -84,7 +84,7 @@ fn reads_everything_beside(badness: Badness) {
     let begun = Instant::now();
     let arguments = ["--blocks", "lan:", "--blocks", &url, "--catalog", catalog, "-o", "timeout=10"];
     let _mount = reader.mount(&scratch, &arguments);
-    is_the_same(&publication.tree, &scratch.at("mnt").join(publication.name(0)));
+    is_the_same(&publication.tree, &publication.tree_in(&scratch));
     let (took, asked) = (begun.elapsed(), bad.asked.load(Ordering::Relaxed));
     eprintln!("beside one that {badness:?}: {took:?}, and it was asked {asked} times");
     assert!(asked > 0, "it was never asked");

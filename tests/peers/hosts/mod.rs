@@ -123,5 +123,6 @@ fn ip(arguments: &str) {
 /// Compares everything in two trees.
 #[track_caller]
 fn is_the_same(real: &Path, shown: &Path) {
-    run(Command::new("diff").args(["-r", "--no-dereference", text(real), text(shown)])).text();
+    let found = run(Command::new("diff").args(["-r", "--no-dereference", text(real), text(shown)]));
+    assert_eq!((String::from_utf8_lossy(&found.stdout), found.stderr.as_str()), ("".into(), ""));
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::super::noise::noise;
+use super::super::process::until;
 use super::super::scratch::{Published, Scratch};
 use super::super::trees;
 use super::{Host, Link, is_the_same};
@@ -34,9 +35,20 @@ impl Publication {
         Publication { scratch, published, tree, pair }
     }
 
+    /// Where a reader sees the tree of many files.
+    pub(super) fn tree_in(&self, reader: &Scratch) -> PathBuf {
+        reader.at("mnt").join(self.name("tree-1.0"))
+    }
+
+    /// Where a reader sees the two large files.
+    fn pair_in(&self, reader: &Scratch) -> PathBuf {
+        reader.at("mnt").join(self.name("pair-1.0"))
+    }
+
     /// HASH-NAME of a store path.
-    pub(super) fn name(&self, of: usize) -> &str {
-        self.published.paths[of].rsplit('/').next().unwrap()
+    fn name(&self, ends: &str) -> &str {
+        let path = self.published.paths.iter().find(|path| path.ends_with(ends));
+        path.unwrap().rsplit('/').next().unwrap()
     }
 
     /// Serves it on a host; gives the URL.
@@ -73,8 +85,8 @@ fn a_late_reader_gets_from_the_first_what_that_one_has_read() {
 
     let read = reader();
     let _first = first.mount(&read, &["--share", "--blocks", &url, "--catalog", catalog]);
-    is_the_same(&publication.tree, &read.at("mnt").join(publication.name(0)));
-    let pair = read.at("mnt").join(publication.name(1));
+    is_the_same(&publication.tree, &publication.tree_in(&read));
+    let pair = publication.pair_in(&read);
     assert!(fs::read(pair.join("one")).unwrap() == fs::read(publication.pair.join("one")).unwrap());
 
     publisher.cut_off();
@@ -82,10 +94,10 @@ fn a_late_reader_gets_from_the_first_what_that_one_has_read() {
 
     // The catalog, too, comes from the first.
     let found = reader();
-    let _late = late.mount(&found, &["--blocks", "lan:", "--catalog", catalog, "--timeout", "5"]);
-    is_the_same(&publication.tree, &found.at("mnt").join(publication.name(0)));
+    let _late = late.mount(&found, &["--blocks", "lan:", "--catalog", catalog, "-o", "timeout=5"]);
+    is_the_same(&publication.tree, &publication.tree_in(&found));
     // Of this content the first has one half.
-    let pair = found.at("mnt").join(publication.name(1));
+    let pair = publication.pair_in(&found);
     assert!(fs::read(pair.join("one")).unwrap() == fs::read(publication.pair.join("one")).unwrap());
     let begun = Instant::now();
     assert!(fs::read(pair.join("two")).is_err(), "nobody has it");
@@ -103,18 +115,19 @@ fn a_neighbour_that_comes_later_is_found_by_a_mount_that_is_there() {
     let [publisher, late] = [link.host(), link.host()];
     let publication = Publication::new();
     let catalog = publication.published.catalog.as_str();
-    // Its own copy of the catalog is all that the late one has.
+    // The catalog and one store path are all that the late one has.
     let (found, blocks) = (reader(), publication.scratch.blocks());
-    found.run(["prefetch", "--blocks", &blocks, "--catalog", catalog, publication.name(1)]).text();
-    let _late = late.mount(&found, &["--blocks", "lan:", "--catalog", catalog, "--timeout", "5"]);
-    let shown = found.at("mnt").join(publication.name(0));
-    assert!(fs::read_dir(&shown).is_err(), "nobody has it yet");
+    found.run(["prefetch", "--blocks", &blocks, "--catalog", catalog, publication.name("pair-1.0")]).text();
+    let _late = late.mount(&found, &["--blocks", "lan:", "--catalog", catalog, "-o", "timeout=5"]);
+    let shown = publication.tree_in(&found);
+    let is_there =
+        || fs::read_dir(&shown).is_ok_and(|mut entries| entries.next().is_some_and(|entry| entry.is_ok()));
+    assert!(!is_there(), "nobody has it yet");
 
     let arguments = ["serve", "--share", "--blocks", &blocks, "--listen", "127.0.0.1:0"];
-    let sharing = publisher.start(&mut publication.scratch.erisfs(arguments), "listening on ");
-    super::super::process::until("it is there", || fs::read_dir(&shown).is_ok());
+    let _sharing = publisher.start(&mut publication.scratch.erisfs(arguments), "listening on ");
+    until("it is there", is_there);
     is_the_same(&publication.tree, &shown);
-    drop(sharing);
 }
 
 #[test]
