@@ -66,8 +66,12 @@ impl Exec {
             command: command.to_owned(),
             // The process may change its directory later, as a mount in the background does.
             directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
-            // Arguments may have secrets in them.
-            name: format!("exec:{}", command.split_ascii_whitespace().next().unwrap_or_default()).into(),
+            // Arguments, and variables that are set in front, may have secrets in them.
+            name: format!(
+                "exec:{}",
+                command.split_ascii_whitespace().find(|word| !word.contains('=')).unwrap_or_default()
+            )
+            .into(),
             life: Mutex::new(life),
         }
     }
