@@ -17,6 +17,7 @@ mod files;
 mod gateway;
 mod http;
 mod ipfs;
+mod lan;
 mod memory;
 mod race;
 pub(crate) mod read_only;
@@ -49,6 +50,7 @@ pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_inde
 pub use gateway::Gateway;
 pub use http::Http;
 pub use ipfs::{Ipfs, cid};
+pub use lan::Lan;
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
@@ -116,11 +118,11 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
 }
 
 /// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
-/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `memory:`.
+/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `lan:`, `memory:`.
 ///
-/// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
-/// Every block that the store gives has been checked against its reference. Web servers are reached directly ([`open_with`] knows
-/// of proxies, certificates and passwords).
+/// Nothing is asked of a server yet (but `lan:` begins to listen for neighbours), and nothing is created: a directory or database comes
+/// into being with the first put. Every block that the store gives has been checked against its reference. Web servers are reached
+/// directly ([`open_with`] knows of proxies, certificates and passwords).
 pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     open_with(url, &Access::default())
 }
@@ -150,6 +152,8 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
         "ipfs+http" | "ipfs+https" => {
             Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default(), access)?))))
         }
+        // It checks what neighbours give.
+        "lan" if rest.is_empty() => Ok(Arc::new(Lan::browse()?)),
         "exec" if rest.is_empty() => Err(bad_url(url, "the command is missing")),
         "exec" => Ok(Arc::new(Verify::new(Arc::new(Exec::new(rest))))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
@@ -159,7 +163,7 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
         _ => Err(bad_url(
             url,
             "known are dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
-             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND and memory:",
+             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND, lan: and memory:",
         )),
     }
 }
@@ -218,6 +222,7 @@ mod tests {
             "bundle:",
             "cache:",
             "memory:x",
+            "lan:x",
             "ftp://host/",
             "http://",
             "https:",

@@ -17,6 +17,7 @@ mod profile;
 mod publish;
 mod put;
 mod serve;
+mod share;
 mod signals;
 mod stat;
 mod status;

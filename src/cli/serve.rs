@@ -1,10 +1,12 @@
 use anyhow::Context;
 use clap::Args;
 
+use super::share::{ShareFlags, announce};
 use super::view::{Opened, View};
 use super::{Session, Signals, Usage, listen};
 use crate::config::is_address;
 use crate::control::{Daemon, Face};
+use crate::lan::ServiceKind;
 use crate::serve::{Limits, PutPolicy, Server, Service, Token};
 use crate::substituter::Unsigned;
 use crate::tree::Settings;
@@ -16,6 +18,11 @@ pub(super) struct Serve {
     /// Where to listen; port 0: where the system chooses
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     listen: String,
+    /// Tell neighbours that there are substitutes here, as `guix publish --advertise` does
+    #[arg(long)]
+    advertise: bool,
+    #[command(flatten)]
+    share: ShareFlags,
     /// Take blocks from those who know the token in ERISFS_TOKEN (if there is none, one is made up and shown)
     #[arg(long)]
     allow_put: bool,
@@ -32,6 +39,12 @@ impl Serve {
                 self.listen
             ))
             .into());
+        }
+        self.share.check()?;
+        if self.advertise && self.view.asks_neighbours(session) {
+            let reason = "--advertise offers substitutes to neighbours, and --substituter lan: takes theirs: two who do both would ask \
+                          each other in a circle";
+            return Err(Usage(reason.into()).into());
         }
         let put = self.put_policy(session)?;
         session.runtime.block_on(self.serve(session, put))
@@ -51,6 +64,11 @@ impl Serve {
         let server = Server::bind(&self.listen, Service { store, tree: shown, put, limits }).await;
         let server = server.with_context(|| format!("cannot listen at {}", self.listen))?;
         let (process, place) = (server.observe(stack, tree), format!("http://{}/", server.local_addr()));
+        let _shared = self.share.start(session, &process).await?;
+        let _advertised = match self.advertise {
+            true => Some(announce(ServiceKind::GuixPublish, server.local_addr())?),
+            false => None,
+        };
         eprintln!("listening on {place}");
         let _control = listen(session, Daemon { face: Face::Serve, place, process });
         server.run(signals.any()).await;

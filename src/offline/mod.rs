@@ -6,7 +6,6 @@
 
 mod check;
 mod keep;
-mod pace;
 mod prefetch;
 mod pull;
 mod select;

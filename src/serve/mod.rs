@@ -13,8 +13,10 @@ mod budget;
 mod checked;
 mod range;
 mod route;
+mod share;
 mod token;
 
+pub use share::Share;
 pub use token::{MIN_TOKEN_LENGTH, PutPolicy, Token, TokenError};
 
 use std::convert::Infallible;
@@ -37,7 +39,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::block::{BlockStore, Stack};
-use crate::metrics::{self, Process, Requests};
+use crate::lan::is_near;
+use crate::metrics::{self, Process, Requests, Sharing};
 use crate::tree::Tree;
 use activity::{Activity, Watched};
 use answer::Answer;
@@ -46,6 +49,7 @@ use blocks::Blocks;
 use body::{Body, Payload};
 use budget::Budget;
 use route::Route;
+use share::Shared;
 
 /// How long to wait after a connection could not be accepted: mostly there are too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -144,8 +148,26 @@ impl Server {
             budget: Arc::new(Budget::new(&limits)),
             requests: Requests::new(&[]),
             process: OnceLock::from(process),
+            shared: None,
         };
         Self::listen(addr, site).await
+    }
+
+    /// Listens at `addr` for neighbours: gives them blocks, and nothing else.
+    pub async fn bind_share(addr: impl ToSocketAddrs, share: Share) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let local_addr = listener.local_addr()?;
+        let limits = share.limits();
+        let site = Site {
+            blocks: None,
+            binary_cache: None,
+            limits,
+            budget: Arc::new(Budget::new(&limits)),
+            requests: Requests::new(&KINDS),
+            process: OnceLock::new(),
+            shared: Some(Shared::new(share, local_addr.port())),
+        };
+        Ok(Server { listener, local_addr, site: Arc::new(site) })
     }
 
     async fn listen(addr: impl ToSocketAddrs, site: Site) -> io::Result<Self> {
@@ -158,6 +180,11 @@ impl Server {
     /// call counts.
     pub fn observe(&self, stack: Arc<Stack>, tree: Arc<Tree>) -> Arc<Process> {
         self.site.process.get_or_init(|| Process::new(stack, tree, self.site.requests.clone())).clone()
+    }
+
+    /// What neighbours had of it, if it [shares](Self::bind_share).
+    pub fn sharing(&self) -> Option<&Arc<Sharing>> {
+        Some(&self.site.shared.as_ref()?.figures)
     }
 
     /// Where it listens.
@@ -179,16 +206,22 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
+                Ok((_, peer)) if self.site.shared.is_some() && !is_near(peer.ip()) => {
+                    tracing::debug!("{peer}: not on a link of this machine");
+                }
                 Ok((socket, peer)) => match room.clone().try_acquire_owned() {
                     Ok(permit) => {
                         let (site, ended) = (self.site.clone(), ended.clone());
+                        let connected = self.sharing().map(Sharing::connected);
                         connections.spawn(async move {
+                            let _connected = connected;
                             serve_connection(site, socket, peer, ended).await;
                             drop(permit);
                         });
                     }
                     Err(_) => {
                         tracing::debug!("{peer}: no room for another connection");
+                        self.sharing().inspect(|sharing| sharing.refused());
                         // As much of it as fits into the socket's buffer: nobody waits for this client.
                         let _ = socket.try_write(NO_ROOM);
                     }
@@ -266,6 +299,8 @@ struct Site {
     budget: Arc<Budget>,
     requests: Arc<Requests>,
     process: OnceLock<Arc<Process>>,
+    /// Where neighbours are served, and nobody else.
+    shared: Option<Shared>,
 }
 
 impl Site {
@@ -274,7 +309,7 @@ impl Site {
         let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget.clone(), limits.lookup));
         let blocks = Some(Blocks::new(store, put, limits.fetch));
         let (requests, process) = (Requests::new(&KINDS), OnceLock::new());
-        Site { blocks, binary_cache, limits, budget, requests, process }
+        Site { blocks, binary_cache, limits, budget, requests, process, shared: None }
     }
 
     /// Answers a request. A panic on the way is this request's fault alone.
@@ -303,6 +338,9 @@ impl Site {
 
     async fn route(&self, route: Option<Route>, request: Request<Incoming>) -> Answer {
         let Some(route) = route else { return answer::not_found() };
+        if let Some(shared) = &self.shared {
+            return shared.answer(route, request).await;
+        }
         if let (Route::Block(reference), Some(blocks)) = (&route, &self.blocks) {
             return blocks.answer(*reference, request).await;
         }

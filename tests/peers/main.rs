@@ -5,6 +5,7 @@
 //! it refuses stays where it was unpacked, as an invalid item.
 
 mod gnunet;
+mod hosts;
 mod mounted;
 #[path = "../support/noise.rs"]
 mod noise;
@@ -20,3 +21,5 @@ mod published;
 mod scratch;
 mod served;
 mod sources;
+#[path = "../cli/trees.rs"]
+mod trees;
