@@ -150,6 +150,7 @@ impl Listener {
     fn found(&mut self, service: &ResolvedService, subnets: &Subnets) {
         let full_name = &service.fullname;
         let addr = subnets.best(&service.addresses, service.port);
+        let addr = addr.filter(|addr| self.kind.can_be_at(addr));
         let addr = addr.filter(|addr| !(subnets.is_own(addr.ip()) && is_own_port(addr.port())));
         let Some(addr) = addr else { return self.lost(full_name) };
         let key = full_name.to_lowercase();

@@ -1,5 +1,7 @@
 //! The kinds of service, and how the names of their instances are read.
 
+use std::net::SocketAddr;
+
 /// Longest name of an instance in bytes: one label of DNS (RFC 1035).
 const MAX_NAME: usize = 63;
 
@@ -19,6 +21,14 @@ impl ServiceKind {
             Self::EriBlocks => "_eris-blocks._tcp.local.",
             Self::GuixPublish => "_guix_publish._tcp.local.",
         }
+    }
+}
+
+impl ServiceKind {
+    /// Whether the service can be used at this address: a substitute server is named by a URL, which cannot tell the link of an address that
+    /// every link has.
+    pub(super) fn can_be_at(self, addr: &SocketAddr) -> bool {
+        self == Self::EriBlocks || !matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0)
     }
 }
 
@@ -50,6 +60,8 @@ pub(super) fn shown(full_name: &str, kind: ServiceKind) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use super::*;
 
     #[test]
@@ -66,6 +78,15 @@ mod tests {
         }
         assert_eq!(shown(&full(&"é".repeat(200)), ServiceKind::EriBlocks).len(), 62);
         assert_eq!(shown("elsewhere", ServiceKind::EriBlocks), "elsewhere");
+    }
+
+    #[test]
+    fn a_substitute_server_has_an_address_that_a_url_can_say() {
+        let near = SocketAddrV6::new("fe80::1".parse().expect("an address"), 80, 0, 2).into();
+        assert!(ServiceKind::EriBlocks.can_be_at(&near) && !ServiceKind::GuixPublish.can_be_at(&near));
+        for addr in ["192.168.7.9:80", "[fd00::9]:80"] {
+            assert!(ServiceKind::GuixPublish.can_be_at(&addr.parse().expect("an address")));
+        }
     }
 
     #[test]

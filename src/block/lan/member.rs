@@ -28,6 +28,8 @@ pub struct Member {
 struct State {
     health: Health,
     gave: Option<Instant>,
+    /// When it last answered anything.
+    answered: Option<Instant>,
     in_flight: usize,
     /// Why it is left alone.
     fault: Option<Error>,
@@ -43,7 +45,13 @@ impl Member {
                 return None;
             }
         };
-        let state = State { health: Health::new(Instant::now()), gave: None, in_flight: 0, fault: None };
+        let state = State {
+            health: Health::new(Instant::now()),
+            gave: None,
+            answered: None,
+            in_flight: 0,
+            fault: None,
+        };
         Some(Self { neighbour, store: Verify::new(Arc::new(http)), state: Mutex::new(state) })
     }
 
@@ -99,14 +107,27 @@ impl Member {
         answer
     }
 
+    /// Somebody else gave a block that it was asked for before. If it has answered nothing since, it is silent rather than slow.
+    pub fn overtaken(&self, neighbours: &Neighbours, wanted: &Reference, asked: Instant) {
+        if self.state().answered.is_none_or(|answered| answered < asked) {
+            let store = self.store.name().into();
+            let error = Error::TimedOut { reference: *wanted, store, after: asked.elapsed() };
+            self.note(neighbours, asked, Some(&error));
+        }
+    }
+
     fn note(&self, neighbours: &Neighbours, asked: Instant, error: Option<&Error>) {
         let now = Instant::now();
         let mut state = self.state();
         let Some(error) = error.filter(|error| !matches!(error, Error::NotFound { .. })) else {
             state.health.good(asked, now);
+            state.answered = Some(now);
             state.fault = None;
             return;
         };
+        if !matches!(error, Error::TimedOut { .. }) {
+            state.answered = Some(now);
+        }
         let was_up = state.health.is_up();
         match error {
             // Nobody gives a wrong block by accident.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::NAME;
 use super::member::Member;
@@ -25,6 +25,14 @@ pub struct Search<'a> {
     members: Vec<Arc<Member>>,
     /// Those that are asked, by their places in `members`.
     open: Vec<usize>,
+}
+
+/// A request for the block itself.
+struct Asked {
+    place: usize,
+    at: Instant,
+    is_late: bool,
+    is_answered: bool,
 }
 
 /// What came of a request, or of waiting for it.
@@ -52,23 +60,26 @@ impl<'a> Search<'a> {
     pub async fn get(self, reference: &Reference) -> Result<Block, Error> {
         let mut under_way: FuturesUnordered<BoxFuture<'_, Event>> = FuturesUnordered::new();
         let mut holders: VecDeque<usize> = self.favourite().into_iter().collect();
-        // Asked for the block itself, and whether it is late.
-        let mut asked: Vec<(usize, bool)> = Vec::new();
+        let mut asked: Vec<Asked> = Vec::new();
         let mut others_asked = false;
         let mut failures = Vec::new();
         let mut unanswered = 0;
         loop {
-            if asked.iter().all(|(_, is_late)| *is_late) {
+            if asked.iter().all(|asked| asked.is_late || asked.is_answered) {
                 if let Some(holder) = holders.pop_front() {
-                    asked.push((holder, false));
+                    asked.push(Asked {
+                        place: holder,
+                        at: Instant::now(),
+                        is_late: false,
+                        is_answered: false,
+                    });
                     unanswered += 1;
                     under_way.push(self.ask(holder, reference).boxed());
                     under_way.push(sleep(LATE).map(move |()| Event::Late(holder)).boxed());
                 } else if !others_asked {
                     others_asked = true;
-                    for place in
-                        self.open.iter().filter(|place| asked.iter().all(|(asked, _)| asked != *place))
-                    {
+                    let is_asked = |place: &&usize| asked.iter().any(|asked| asked.place == **place);
+                    for place in self.open.iter().filter(|place| !is_asked(place)) {
                         unanswered += 1;
                         under_way.push(self.ask_whether(*place, reference).boxed());
                     }
@@ -80,18 +91,26 @@ impl<'a> Search<'a> {
             let event = under_way.next().await.expect("something is unanswered");
             match event {
                 Event::Late(place) => {
-                    if let Some((_, is_late)) = asked.iter_mut().find(|(asked, _)| *asked == place) {
-                        *is_late = true;
-                    }
-                    continue;
-                }
-                Event::Got(_, Ok(block)) => return Ok(block),
-                Event::Got(place, Err(error)) => {
                     asked
                         .iter_mut()
-                        .filter(|(asked, _)| *asked == place)
-                        .for_each(|(_, is_late)| *is_late = true);
-                    failures.push(error);
+                        .filter(|asked| asked.place == place)
+                        .for_each(|asked| asked.is_late = true);
+                    continue;
+                }
+                Event::Got(place, answer) => {
+                    asked
+                        .iter_mut()
+                        .filter(|asked| asked.place == place)
+                        .for_each(|asked| asked.is_answered = true);
+                    match answer {
+                        Ok(block) => {
+                            for asked in asked.iter().filter(|asked| asked.is_late && !asked.is_answered) {
+                                self.members[asked.place].overtaken(self.neighbours, reference, asked.at);
+                            }
+                            return Ok(block);
+                        }
+                        Err(error) => failures.push(error),
+                    }
                 }
                 Event::Has(place, Ok(true)) => holders.push_back(place),
                 Event::Has(_, Ok(false)) => {}

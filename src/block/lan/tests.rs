@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures::{StreamExt as _, stream};
@@ -14,11 +15,11 @@ use crate::eris::reference_of;
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
     Honest,
-    /// So slow that each block is late.
-    Slow,
     /// It says that it has every block, and gives another.
     Lies,
     Stalls,
+    /// It gives one block, and stalls then.
+    Fades,
     /// It ends in the middle of a block.
     Vanishes,
     /// It sends whoever asks to another address.
@@ -26,8 +27,6 @@ enum Manner {
     /// It wants to be left alone for a while.
     Busy,
 }
-
-use std::net::SocketAddr;
 
 /// A neighbour on loopback.
 struct Peer {
@@ -92,9 +91,8 @@ async fn converse(
         let (_, rest) = head.split_once("/uri-res/N2R?urn:blake2b:")?;
         let mut block = blocks.get(rest.split(' ').next()?).cloned();
         match manner {
-            Manner::Honest | Manner::Vanishes => {}
-            Manner::Slow if is_get => tokio::time::sleep(search::LATE * 2).await,
-            Manner::Slow => {}
+            Manner::Fades if seen.gets.load(Relaxed) > 1 => std::future::pending().await,
+            Manner::Honest | Manner::Vanishes | Manner::Fades => {}
             Manner::Lies => block = Some(Block::from(vec![6; 1024])),
             Manner::Stalls => std::future::pending().await,
             Manner::Redirects(to) => {
@@ -183,12 +181,15 @@ async fn what_several_hold_in_part_is_had_from_all_of_them() {
 #[tokio::test]
 async fn several_who_have_all_share_the_work() {
     let blocks: Vec<_> = (0..40).map(block).collect();
-    let (one, other) = (Peer::start(&blocks, Manner::Slow).await, Peer::start(&blocks, Manner::Slow).await);
+    // Each has one block that the other lacks, by which it comes to be known as somebody who gives.
+    let one = Peer::start(&blocks[1..], Manner::Honest).await;
+    let other = Peer::start(&blocks[..39], Manner::Honest).await;
     let lan = lan(&[&one, &other]);
-    // Each gave a block: the first of them is late.
-    get(&lan, &blocks[0]).await.unwrap();
-    get(&lan, &blocks[1]).await.unwrap();
-    let answers = stream::iter(&blocks).map(|wanted| get(&lan, wanted)).buffer_unordered(CONCURRENCY);
+    for wanted in [&blocks[0], &blocks[39]] {
+        get(&lan, wanted).await.unwrap();
+    }
+    let blocks = &blocks[1..39];
+    let answers = stream::iter(blocks).map(|wanted| get(&lan, wanted)).buffer_unordered(CONCURRENCY);
     assert!(answers.all(|answer| async move { answer.is_ok() }).await);
     let (one, other) = (one.seen.gets.load(Relaxed), other.seen.gets.load(Relaxed));
     assert!(one > 5 && other > 5, "{one} and {other}");
@@ -241,6 +242,21 @@ async fn one_that_stalls_or_vanishes_costs_one_bounded_delay() {
             assert!(begun.elapsed() < PATIENCE.first_byte, "{:?}", begun.elapsed());
         }
     }
+}
+
+#[tokio::test]
+async fn one_that_was_silent_while_another_gave_is_left_alone() {
+    let blocks = [block(1), block(2), block(3)];
+    let (bad, good) = (Peer::start(&blocks, Manner::Fades).await, Peer::start(&blocks, Manner::Honest).await);
+    let neighbours = Neighbours::given([bad.addr]);
+    let lan = Lan::of(neighbours.clone());
+    assert_eq!(get(&lan, &blocks[0]).await.unwrap(), blocks[0]);
+    neighbours.tell([bad.addr, good.addr]);
+    assert_eq!(get(&lan, &blocks[1]).await.unwrap(), blocks[1], "it was asked first, and overtaken");
+    let asked = bad.asked();
+    // Also by those who search for what nobody has, who would wait for its word.
+    assert!(get(&lan, &block(9)).await.is_err());
+    assert_eq!(bad.asked(), asked);
 }
 
 #[tokio::test]
