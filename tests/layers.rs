@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -21,21 +21,53 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("flights", &[]),
     ("http", &[]),
     ("lru", &[]),
+    ("pace", &[]),
     ("substituter", &["compress", "flights", "http", "lru", "store"]),
     ("block", &["eris", "http", "lru"]),
     ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
     ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
-    ("offline", &["block", "content", "download", "eris", "store", "tree"]),
+    ("offline", &["block", "content", "download", "eris", "pace", "store", "tree"]),
     ("metrics", &["block", "content", "tree"]),
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "http", "nar", "store", "substituter", "tree"]),
-    ("serve", &["block", "compress", "content", "download", "eris", "metrics", "nar", "store", "tree"]),
+    (
+        "availability",
+        &[
+            "block",
+            "compress",
+            "content",
+            "eris",
+            "offline",
+            "pace",
+            "publish",
+            "store",
+            "substituter",
+            "tree",
+        ],
+    ),
+    (
+        "serve",
+        &[
+            "availability",
+            "block",
+            "compress",
+            "content",
+            "download",
+            "eris",
+            "metrics",
+            "nar",
+            "pace",
+            "store",
+            "tree",
+        ],
+    ),
     ("control", &["block", "content", "metrics", "store", "tree"]),
     ("config", &[]),
     (
         "cli",
         &[
+            "availability",
             "block",
             "compress",
             "config",

@@ -25,6 +25,8 @@ pub struct StackSettings {
     pub disk: Option<(PathBuf, DiskSettings)>,
     /// URLs of the stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// Bytes a second to each of these; `None`: a megabyte to those across a network.
+    pub reseed_rate: Option<u64>,
 }
 
 /// The stores of a process.
@@ -83,7 +85,11 @@ impl Stack {
         let reseed = settings.reseed.iter().map(|url| open(url)).collect::<Result<Vec<_>, _>>()?;
         // What is on this machine anyway would win nothing by a copy.
         let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
-        Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
+        Ok(Self::over(
+            Race::new(sources).with_reseed(reseed, settings.reseed_rate),
+            settings.memory_bytes,
+            disk,
+        ))
     }
 
     /// Puts the caches before a race.
@@ -236,6 +242,7 @@ mod tests {
             memory_bytes: 1 << 20,
             disk: Some((dir.path().join(name), DISK)),
             reseed: Vec::new(),
+            reseed_rate: None,
         };
         let local = Stack::open(&["dir:/srv/blocks", "memory:"], settings("local")).unwrap();
         assert!(local.disk().is_none() && local.status().disk.is_none());
@@ -247,7 +254,7 @@ mod tests {
     fn a_cache_that_is_too_small_to_be_one_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0, resize: true }));
-        let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
+        let settings = StackSettings { memory_bytes: 1 << 20, disk, ..StackSettings::default() };
         assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
     }
 

@@ -1,9 +1,11 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod audit;
 mod cache;
 mod cat;
 mod check;
+mod contents;
 mod demo;
 mod disk;
 mod get;
@@ -14,8 +16,10 @@ mod mount;
 mod offline;
 mod prefetch;
 mod profile;
+mod progress;
 mod publish;
 mod put;
+mod seed;
 mod serve;
 mod signals;
 mod stat;
@@ -84,6 +88,10 @@ enum Command {
     Status(status::Status),
     /// Tell what a read of a file costs: what of it is here, and where the rest would come from
     Why(why::Why),
+    /// Copy all blocks of contents to other block stores
+    Seed(seed::Seed),
+    /// Tell which blocks of contents which block store lacks
+    Audit(audit::Audit),
     /// Look after the disk cache
     Cache(cache::Cache),
     /// Record what a program reads when it starts, so that it starts faster from a new mount
@@ -114,14 +122,7 @@ impl Blocks {
     /// The stores that were named anywhere; `cache:` alone is the disk cache of the user.
     fn urls_if_any(&self, session: &Session) -> anyhow::Result<Option<Vec<String>>> {
         let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
-        let named = urls.iter().map(|url| match url.as_str() {
-            "cache:" => {
-                let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
-                own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
-            }
-            url => index::with_index(&session.environment, url),
-        });
-        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        let named = named(session, urls)?;
         Ok(Some(named).filter(|urls| !urls.is_empty()))
     }
 
@@ -134,6 +135,18 @@ impl Blocks {
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
         opened(block::open_every(&self.urls(session)?))
     }
+}
+
+/// The URLs as block stores are opened by: `cache:` alone is the disk cache of the user, `files:` alone has its usual index.
+fn named(session: &Session, urls: &[String]) -> anyhow::Result<Vec<String>> {
+    let named = urls.iter().map(|url| match url.as_str() {
+        "cache:" => {
+            let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
+            own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
+        }
+        url => index::with_index(&session.environment, url),
+    });
+    named.collect()
 }
 
 fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
@@ -202,6 +215,8 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
+        Command::Seed(seed) => seed.run(&context),
+        Command::Audit(audit) => audit.run(&context),
         Command::Cache(cache) => cache.run(&context),
         Command::Profile(profile) => profile.run(&context),
         Command::Demo(demo) => demo.run(&context),
