@@ -8,7 +8,9 @@ mod check;
 mod contents;
 mod demo;
 mod disk;
+mod export;
 mod get;
+mod import;
 mod index;
 mod keys;
 mod ls;
@@ -90,6 +92,10 @@ enum Command {
     Why(why::Why),
     /// Copy all blocks of contents to other block stores
     Seed(seed::Seed),
+    /// Write contents with all their blocks into one file, for a stick
+    Export(export::Export),
+    /// Put the blocks of such a file into block stores, and print its URNs
+    Import(import::Import),
     /// Tell which blocks of contents which block store lacks
     Audit(audit::Audit),
     /// Look after the disk cache
@@ -103,7 +109,7 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, files:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, http(s)://HOST/
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
@@ -216,6 +222,8 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
         Command::Seed(seed) => seed.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Import(import) => import.run(&context),
         Command::Audit(audit) => audit.run(&context),
         Command::Cache(cache) => cache.run(&context),
         Command::Profile(profile) => profile.run(&context),
