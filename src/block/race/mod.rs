@@ -67,8 +67,8 @@ impl Race {
     /// where that is not said, at a megabyte a second across networks. A target is any store that takes blocks. One that is among
     /// the sources, under the same name, gets what came from a source after it; another is asked first whether it has a block.
     pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>, rate: Option<u64>) -> Self {
-        let reseed = || Reseed::new(targets, rate, &self.sources, self.places.clone());
-        self.reseed = (!targets.is_empty()).then(reseed);
+        let wanted = !targets.is_empty();
+        self.reseed = wanted.then(|| Reseed::new(targets, rate, &self.sources, self.places.clone()));
         self
     }
 
