@@ -112,7 +112,8 @@ impl Index {
 
     fn sort(&mut self) {
         self.sorted.append(&mut self.added);
-        self.sorted.sort_unstable();
+        // Stable, because that is quick where the most is sorted already.
+        self.sorted.sort();
     }
 
     /// Where the block may stand, the last place first.

@@ -147,7 +147,7 @@ impl Shared {
         let _held = single_file::lock(&file, Access::Read, PATIENCE);
         let more = index.advance()?;
         if let (false, Some(damage)) = (more, &index.damage) {
-            tracing::debug!("{}: {damage}; what stands before is read", self.name);
+            tracing::warn!("{}: {damage}; what stands before is read", self.name);
         }
         Ok(more)
     }
