@@ -12,9 +12,9 @@ use super::{Error, ServiceKind, announcement::is_own_port, daemon, service::show
 
 /// Neighbours at the most; those that were heard first stay. A link of people who share has fewer, and each may be asked for a block.
 const MOST: usize = 32;
-/// How long after the beginning somebody may be heard for the first time. A responder answers within 120 ms (RFC 6762, 6), and over Wi-Fi a
-/// first packet may be lost: the query is repeated after a second.
-const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long after the beginning somebody may be heard for the first time. A responder answers within 120 ms, unless it has answered somebody
+/// else in the last second (RFC 6762, 6): then, or where a packet was lost, the second query is answered, which is sent after 1 s.
+const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
 /// How long a neighbour that failed has to answer that it is still there, before it is forgotten (RFC 6762, 10.4).
 const RECONFIRM: Duration = Duration::from_secs(3);
 /// Before listening is begun again, after more was heard at once than a queue holds: a flood must not keep a core busy.
@@ -74,7 +74,7 @@ impl Neighbours {
         self.heard.subscribe()
     }
 
-    /// Returns once somebody has been heard, or nobody for so long after the beginning (1 s) that there is nobody. Inside a tokio runtime.
+    /// Returns once somebody has been heard, or nobody for so long after the beginning (1.5 s) that there is nobody. Inside a tokio runtime.
     pub async fn first_heard(&self) {
         let mut heard = self.changed();
         if !heard.borrow_and_update().is_empty() || self.daemon.is_none() {

@@ -98,7 +98,7 @@ fn our_own_service_is_no_neighbour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_who_is_alone_knows_it_after_a_second() {
+async fn somebody_who_is_alone_knows_it_soon() {
     let neighbours = Neighbours {
         heard: Arc::new(watch::Sender::new(Heard::default())),
         daemon: Some(daemon().expect("mDNS")),
