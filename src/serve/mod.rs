@@ -137,7 +137,7 @@ pub struct Server {
 impl Server {
     /// Listens at `addr`; port 0 lets the system choose.
     pub async fn bind(addr: impl ToSocketAddrs, service: Service) -> io::Result<Self> {
-        Self::listen(addr, Site::new(service)).await
+        Self::listen(addr, |_| Site::new(service)).await
     }
 
     /// Listens at `addr` and answers `GET /metrics` with the figures of `process`, and nothing else.
@@ -153,31 +153,31 @@ impl Server {
             process: OnceLock::from(process),
             shared: None,
         };
-        Self::listen(addr, site).await
+        Self::listen(addr, |_| site).await
     }
 
     /// Listens at `addr` for neighbours: gives them blocks, and nothing else.
     pub async fn bind_share(addr: impl ToSocketAddrs, share: Share) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
-        let local_addr = listener.local_addr()?;
-        let limits = share.limits();
-        let site = Site {
-            blocks: None,
-            binary_cache: None,
-            seeding: OnceLock::new(),
-            limits,
-            budget: Arc::new(Budget::new(&limits)),
-            requests: Requests::new(&KINDS),
-            process: OnceLock::new(),
-            shared: Some(Shared::new(share, local_addr.port())),
+        let site = |local_addr: SocketAddr| {
+            let limits = share.limits();
+            Site {
+                blocks: None,
+                binary_cache: None,
+                seeding: OnceLock::new(),
+                limits,
+                budget: Arc::new(Budget::new(&limits)),
+                requests: Requests::new(&[]),
+                process: OnceLock::new(),
+                shared: Some(Shared::new(share, local_addr.port())),
+            }
         };
-        Ok(Server { listener, local_addr, site: Arc::new(site) })
+        Self::listen(addr, site).await
     }
 
-    async fn listen(addr: impl ToSocketAddrs, site: Site) -> io::Result<Self> {
+    async fn listen(addr: impl ToSocketAddrs, site: impl FnOnce(SocketAddr) -> Site) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
-        Ok(Server { listener, local_addr, site: Arc::new(site) })
+        Ok(Server { listener, local_addr, site: Arc::new(site(local_addr)) })
     }
 
     /// Answers `GET /metrics` from now on, with the figures of these stores, this view and this server. Only the first
