@@ -91,7 +91,7 @@ pub(super) struct Process {
     stop: mpsc::Sender<Cause>,
     group: Arc<Group>,
     /// Reads, writes and logs.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// The requests that it has not answered.
@@ -150,7 +150,7 @@ impl Process {
             Reader { name, stdout, says, turns: turns.clone(), asked: asked.clone(), group: group.clone() };
         let mut tasks = JoinSet::new();
         let last_words = log.last_words();
-        let (logging, logged) = oneshot::channel();
+        let (logging, logged) = oneshot::channel::<()>();
         tasks.spawn(async move {
             log.follow().await;
             drop(logging);
@@ -158,10 +158,11 @@ impl Process {
         tasks.spawn(write(queue, stdin, stop.clone()));
         tasks.spawn(async move {
             let (reader, cause) = reader.run(stopped).await;
-            let _: Result<Result<(), _>, _> = timeout(LAST_WORDS, logged).await;
+            // Whether or not it came to its end.
+            let _ = timeout(LAST_WORDS, logged).await;
             reader.end(End { cause, last_words: last_words.take() });
         });
-        Ok(Process { state, requests, turns, asked, stop, group, _tasks: tasks })
+        Ok(Process { state, requests, turns, asked, stop, group, tasks })
     }
 
     /// When and why it ended, if it did.
@@ -220,6 +221,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // First, so that nobody is told of an end that was wanted.
+        self.tasks.abort_all();
         self.group.kill();
     }
 }
