@@ -13,7 +13,7 @@
 //! 5. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
 //! 6. [`metrics`]: the figures of all layers below, as one snapshot.
 //! 7. [`fuse`], [`serve`], [`control`], [`publish`], [`offline`]: the kernel's way in, HTTP's, that of `erisfs status`,
-//!    the way into block stores, and the way onto this disk.
+//!    the way into block stores, and the way onto this disk. [`availability`]: who keeps the blocks.
 //! 8. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
 //!
 //! One `read(2)` of a cold file: [`fuse`] polls [`tree::Tree::read`], which finds the object of the inode
@@ -22,6 +22,7 @@
 //! [`block::BlockStore`] for all leaves at once: memory cache, then hash check, then carrier. The
 //! blocks come back, are decrypted and decompressed, and the answer goes to the kernel, which keeps it.
 
+pub mod availability;
 pub mod block;
 pub mod cli;
 pub mod compress;

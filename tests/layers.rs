@@ -13,7 +13,7 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("lru", &[]),
     ("pace", &[]),
     ("substituter", &["compress", "flights", "http", "lan", "lru", "store"]),
-    ("block", &["eris", "http", "lan", "lru"]),
+    ("block", &["eris", "http", "lan", "lru", "pace"]),
     ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
     ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
@@ -33,9 +33,34 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("fuse", &["content", "metrics", "tree"]),
     ("publish", &["block", "compress", "content", "eris", "http", "nar", "store", "substituter", "tree"]),
     (
+        "availability",
+        &[
+            "block",
+            "compress",
+            "content",
+            "eris",
+            "offline",
+            "pace",
+            "publish",
+            "store",
+            "substituter",
+            "tree",
+        ],
+    ),
+    (
         "serve",
         &[
-            "block", "compress", "content", "download", "eris", "lan", "metrics", "nar", "pace", "store",
+            "availability",
+            "block",
+            "compress",
+            "content",
+            "download",
+            "eris",
+            "lan",
+            "metrics",
+            "nar",
+            "pace",
+            "store",
             "tree",
         ],
     ),
@@ -44,6 +69,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     (
         "cli",
         &[
+            "availability",
             "block",
             "compress",
             "config",

@@ -15,6 +15,7 @@ mod exec;
 mod fault;
 mod files;
 mod gateway;
+mod gdbm;
 mod http;
 mod ipfs;
 mod lan;
@@ -22,6 +23,7 @@ mod memory;
 mod race;
 pub(crate) mod read_only;
 mod retry;
+mod single_file;
 mod sqlite;
 mod stack;
 mod verify;
@@ -36,7 +38,7 @@ use crate::eris::{BlockSize, Reference};
 use crate::http::Access;
 
 pub use crate::lru::ByteLru;
-pub use bundle::{Bundle, Damage};
+pub use bundle::{Bundle, Damage, Imported, Spoiled};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -48,6 +50,7 @@ pub use fault::{Fault, Faulty};
 pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use gateway::Gateway;
+pub use gdbm::Gdbm;
 pub use http::Http;
 pub use ipfs::{Ipfs, cid};
 pub use lan::Lan;
@@ -117,7 +120,7 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `gdbm:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
 /// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `lan:`, `memory:`.
 ///
 /// Nothing is asked of a server yet (but `lan:` begins to listen for neighbours), and nothing is created: a directory or database comes
@@ -138,10 +141,13 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" | "bundle" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" | "gdbm" | "files" if rest.is_empty() => {
+            Err(bad_url(url, "the path is missing"))
+        }
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
+        "gdbm" => Ok(Arc::new(Verify::new(Arc::new(Gdbm::new(rest))))),
         // It checks what it makes.
         "files" => match Files::split_url(rest) {
             (root, Some(index)) => Ok(Arc::new(Files::new(root, index))),
@@ -162,7 +168,7 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, gdbm:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
              ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND, lan: and memory:",
         )),
     }
@@ -220,6 +226,7 @@ mod tests {
             "files:",
             "files:x",
             "bundle:",
+            "gdbm:",
             "cache:",
             "memory:x",
             "lan:x",
@@ -236,7 +243,9 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "bundle:x", "cache:x", "http://host/prefix", "memory:"] {
+        for url in
+            ["dir:/a b/c", "sqlite:x.db", "bundle:x", "gdbm:x", "cache:x", "http://host/prefix", "memory:"]
+        {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(

@@ -28,6 +28,8 @@ pub struct StackSettings {
     pub reseed: Vec<String>,
     /// How web servers are reached.
     pub access: Access,
+    /// Bytes a second to each of these; `None`: a megabyte to those across a network.
+    pub reseed_rate: Option<u64>,
 }
 
 /// The stores of a process.
@@ -87,7 +89,11 @@ impl Stack {
         let reseed = reseed.collect::<Result<Vec<_>, _>>()?;
         // What is on this machine anyway would win nothing by a copy.
         let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
-        Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
+        Ok(Self::over(
+            Race::new(sources).with_reseed(reseed, settings.reseed_rate),
+            settings.memory_bytes,
+            disk,
+        ))
     }
 
     /// Puts the caches before a race.

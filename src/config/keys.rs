@@ -17,13 +17,16 @@ pub(super) struct Key {
 }
 
 const SIZE: &str = "a size in quotes with K, M, G or T, such as \"20G\"";
+const RATE: &str = "bytes a second in quotes with K, M or G, such as \"2M\", and at least 32K";
+/// A block a second: with less, what waits would be dropped rather than sent.
+const LEAST_RATE: u64 = 32 << 10;
 const STRINGS: &str = "an array of texts, such as [\"dir:/srv/blocks\"]";
 const PATH: &str = "an absolute path in quotes";
 const URL: &str = "a URL in quotes";
 const FLAG: &str = "true or false";
 
 /// In the order of docs/configuration.md.
-pub(super) const KEYS: [Key; 27] = [
+pub(super) const KEYS: [Key; 28] = [
     Key { name: "stores", expects: STRINGS, set: |config, value| put(&mut config.stores, strings(value)) },
     Key {
         name: "catalogs",
@@ -31,6 +34,14 @@ pub(super) const KEYS: [Key; 27] = [
         set: |config, value| put(&mut config.catalogs, strings(value)),
     },
     Key { name: "reseed", expects: STRINGS, set: |config, value| put(&mut config.reseed, strings(value)) },
+    Key {
+        name: "reseed-rate",
+        expects: RATE,
+        set: |config, value| {
+            let rate = size(value).filter(|rate| rate.0 >= LEAST_RATE);
+            put(&mut config.reseed_rate, rate.map(Some))
+        },
+    },
     Key {
         name: "substituters",
         expects: STRINGS,
@@ -215,6 +226,7 @@ mod tests {
         for key in &KEYS {
             let right: &[&str] = match key.expects {
                 SIZE => &["\"20G\"", "\"0\""],
+                RATE => &["\"2M\"", "\"32K\""],
                 STRINGS => &["[]", "[\"a\", \"b\"]"],
                 FLAG => &["true", "false"],
                 PATH => &["\"/var/cache\""],

@@ -33,8 +33,10 @@ pub struct Config {
     pub stores: Vec<String>,
     /// `catalogs`: URNs of the catalogs that are shown.
     pub catalogs: Vec<String>,
-    /// `reseed`: those of the stores that get what they lacked.
+    /// `reseed`: URLs of stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// `reseed-rate`: bytes a second to each of them; `None`: a usual rate for those across a network.
+    pub reseed_rate: Option<Size>,
     /// `substituters`: URLs of substitute servers, in order of preference.
     pub substituters: Vec<String>,
     /// `overlays`: URLs of places whose narinfos add ERIS contents to those of the servers.
@@ -160,6 +162,7 @@ impl Default for Config {
             stores: Vec::new(),
             catalogs: Vec::new(),
             reseed: Vec::new(),
+            reseed_rate: None,
             substituters: Vec::new(),
             overlays: Vec::new(),
             ipfs: None,

@@ -12,8 +12,9 @@ use super::{Error, ServiceKind, announcement::is_own_port, daemon, service::show
 
 /// Neighbours at the most; those that were heard first stay. A link of people who share has fewer, and each may be asked for a block.
 const MOST: usize = 32;
-/// How long after the beginning somebody may be heard for the first time. A responder answers within 120 ms, unless it has answered somebody
-/// else in the last second (RFC 6762, 6): then, or where a packet was lost, the second query is answered, which is sent after 1 s.
+/// How long after the beginning somebody may be heard for the first time. A responder answers within 120 ms (RFC 6762, 6), unless it gave the
+/// same answer to somebody else within the last second, or the packet is lost, as over Wi-Fi: then the query, which is repeated
+/// after a second, has its answer after 1.1 s.
 const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
 /// How long a neighbour that failed has to answer that it is still there, before it is forgotten (RFC 6762, 10.4).
 const RECONFIRM: Duration = Duration::from_secs(3);

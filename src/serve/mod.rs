@@ -13,9 +13,11 @@ mod budget;
 mod checked;
 mod range;
 mod route;
+mod seed;
 mod share;
 mod token;
 
+pub use seed::Seeding;
 pub use share::Share;
 pub use token::{MIN_TOKEN_LENGTH, PutPolicy, Token, TokenError};
 
@@ -64,7 +66,7 @@ const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 /// The requests that are counted; `other` is for what names no resource.
-const KINDS: [&str; 7] = ["block", "put", "narinfo", "listing", "archive", "info", "other"];
+const KINDS: [&str; 8] = ["block", "put", "narinfo", "listing", "archive", "info", "seed", "other"];
 
 /// What is served, and to whom.
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl Server {
         let site = Site {
             blocks: None,
             binary_cache: None,
+            seeding: OnceLock::new(),
             limits,
             budget: Arc::new(Budget::new(&limits)),
             requests: Requests::new(&[]),
@@ -160,6 +163,7 @@ impl Server {
             Site {
                 blocks: None,
                 binary_cache: None,
+                seeding: OnceLock::new(),
                 limits,
                 budget: Arc::new(Budget::new(&limits)),
                 requests: Requests::new(&[]),
@@ -185,6 +189,11 @@ impl Server {
     /// What neighbours had of it, if it [shares](Self::bind_share).
     pub fn sharing(&self) -> Option<&Arc<Sharing>> {
         Some(&self.site.shared.as_ref()?.figures)
+    }
+
+    /// Takes requests to keep store paths from now on. Only the first call counts.
+    pub fn keep_by(&self, seeding: Seeding) {
+        self.site.seeding.get_or_init(|| seeding);
     }
 
     /// Where it listens.
@@ -295,6 +304,8 @@ struct Site {
     /// None where there are figures only.
     blocks: Option<Blocks>,
     binary_cache: Option<BinaryCache>,
+    /// Set where store paths are kept for those who ask.
+    seeding: OnceLock<Seeding>,
     limits: Limits,
     budget: Arc<Budget>,
     requests: Arc<Requests>,
@@ -308,8 +319,8 @@ impl Site {
         let budget = Arc::new(Budget::new(&limits));
         let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget.clone(), limits.lookup));
         let blocks = Some(Blocks::new(store, put, limits.fetch));
-        let (requests, process) = (Requests::new(&KINDS), OnceLock::new());
-        Site { blocks, binary_cache, limits, budget, requests, process, shared: None }
+        let (seeding, requests, process) = (OnceLock::new(), Requests::new(&KINDS), OnceLock::new());
+        Site { blocks, binary_cache, seeding, limits, budget, requests, process, shared: None }
     }
 
     /// Answers a request. A panic on the way is this request's fault alone.
@@ -345,6 +356,9 @@ impl Site {
             return blocks.answer(*reference, request).await;
         }
         let (method, headers) = (request.method(), request.headers());
+        if let (Route::Seed(hash_part), Some(_)) = (&route, &self.blocks) {
+            return seed::answer(self.seeding.get(), method, headers, *hash_part).await;
+        }
         if method != Method::GET && method != Method::HEAD {
             return answer::wrong_method("GET, HEAD");
         }
@@ -355,7 +369,7 @@ impl Site {
         }
         let Some(cache) = &self.binary_cache else { return answer::not_found() };
         match route {
-            Route::About | Route::Block(_) | Route::Metrics => answer::not_found(),
+            Route::About | Route::Block(_) | Route::Metrics | Route::Seed(_) => answer::not_found(),
             Route::CacheInfo => cache.info().await,
             Route::Narinfo(hash_part) => cache.narinfo(hash_part).await,
             Route::Listing(hash_part) => cache.listing(hash_part).await,

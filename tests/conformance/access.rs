@@ -90,7 +90,7 @@ async fn a_server_with_a_certificate_of_a_private_authority_is_believed_where_th
     let memory = Arc::new(Memory::new());
     memory.put(&reference, block.clone()).await.expect("memory takes blocks");
     let server = n2r::Server::start(memory, None, Some(acceptor)).await;
-    let url = format!("https://{}/", server.address);
+    let url = format!("https://{}/prefix/", server.address);
     let access = Access::new(Netrc::default(), &Proxies::default(), Some(authority.as_bytes()));
     let store = block::open_with(&url, &access.expect("a certificate")).expect("a good URL");
     assert_eq!(store.get(&reference).await.expect("it is believed"), block);

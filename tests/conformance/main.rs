@@ -57,6 +57,7 @@ conforms! {
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
     bundle: on_disk("bundle", "blocks.eris");
+    gdbm: on_disk("gdbm", "blocks.gdbm");
     python: run("folder.py");
     shell: run("folder.sh");
     disk: on_disk("cache", "blocks");

@@ -31,8 +31,8 @@ const PATIENCE: Patience = Patience {
     body: Duration::from_secs(4),
 };
 
-/// The neighbours' blocks as one store. Without a neighbour every block is absent; in the first 1.5 s after the store was opened,
-/// a request waits until one is found.
+/// The neighbours' blocks as one store. Without a neighbour every block is absent; in the first 1.5 s after the store was opened, a
+/// request waits until one is found.
 #[derive(Debug)]
 pub struct Lan {
     neighbours: Arc<Neighbours>,

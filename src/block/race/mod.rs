@@ -63,10 +63,12 @@ impl Race {
         Self { sources, name, places: Arc::default(), budget: Mutex::default(), reseed: None }
     }
 
-    /// Writes blocks that one of `targets` lacked back to it, in the background. A target is a store that takes blocks, mostly one
-    /// of the sources under the same name: what came from a source after it, it did not have.
-    pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
-        self.reseed = (!targets.is_empty()).then(|| Reseed::new(targets, &self.sources, self.places.clone()));
+    /// Writes blocks that one of `targets` lacked back to it, in the background, at no more than `rate` bytes a second to each;
+    /// where that is not said, at a megabyte a second across networks. A target is any store that takes blocks. One that is among
+    /// the sources, under the same name, gets what came from a source after it; another is asked first whether it has a block.
+    pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>, rate: Option<u64>) -> Self {
+        let wanted = !targets.is_empty();
+        self.reseed = wanted.then(|| Reseed::new(targets, rate, &self.sources, self.places.clone()));
         self
     }
 
