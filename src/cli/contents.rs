@@ -49,6 +49,17 @@ impl Contents {
         self.timeout.unwrap_or(session.config.deadlines.read)
     }
 
+    /// The catalogs by which store paths are looked up: those named here, else those of the config.
+    pub(super) fn catalogs(&self, session: &Session) -> anyhow::Result<Vec<ReadCapability>> {
+        let urns = if self.catalogs.is_empty() { &session.config.catalogs } else { &self.catalogs };
+        Ok(urns.iter().map(|urn| capability(OsStr::new(urn))).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether some of what was named are store paths.
+    pub(super) fn names_store_paths(&self) -> bool {
+        !self.names.iter().all(is_urn)
+    }
+
     /// Looks up what was named. Blocks of catalogs come from `store`; where substitute servers know a store path, only their narinfos
     /// are asked for. What cannot be looked up is told on stderr, and returned.
     pub(super) async fn find(
@@ -56,8 +67,7 @@ impl Contents {
         session: &Session,
         store: Arc<dyn BlockStore>,
     ) -> anyhow::Result<(Vec<Subject>, Vec<Absent>)> {
-        let (urns, paths): (Vec<_>, Vec<_>) =
-            self.names.iter().partition(|name| name.to_string_lossy().to_lowercase().starts_with("urn:"));
+        let (urns, paths): (Vec<_>, Vec<_>) = self.names.iter().partition(|name| is_urn(name));
         if self.names.is_empty() && self.catalogs.is_empty() {
             return Err(Usage("name a URN, a store path, or --catalog URN".into()).into());
         }
@@ -68,13 +78,13 @@ impl Contents {
         let wait = self.wait(session);
         let order = Order {
             contents,
-            catalogs: named.clone(),
+            catalogs: named,
             paths: paths.into_iter().cloned().collect(),
             whole_catalogs,
             closure: self.closure,
         };
         let (sources, _scratch) = match whole_catalogs || !order.paths.is_empty() {
-            true => self.sources(session, store, named, wait).await?,
+            true => self.sources(session, store, wait).await?,
             false => (Sources::default(), None),
         };
         let Subjects { subjects, absent } = find(&sources, &order, wait).await?;
@@ -87,16 +97,9 @@ impl Contents {
         &self,
         session: &Session,
         store: Arc<dyn BlockStore>,
-        named: Vec<ReadCapability>,
         wait: Duration,
     ) -> anyhow::Result<(Sources, Option<Scratch>)> {
-        let capabilities = match named.is_empty() {
-            true => {
-                let usual = session.config.catalogs.iter().map(|urn| capability(OsStr::new(urn)));
-                usual.collect::<Result<Vec<_>, _>>()?
-            }
-            false => named,
-        };
+        let capabilities = self.catalogs(session)?;
         let substituters = self.substituters.open(session, Unsigned::Refuse)?;
         if capabilities.is_empty() && substituters.is_none() {
             return Err(Usage(NO_SOURCE.into()).into());
@@ -117,6 +120,10 @@ impl Contents {
         }
         Ok((Sources { catalogs, substitutes }, scratch))
     }
+}
+
+fn is_urn(name: &OsString) -> bool {
+    name.to_string_lossy().to_lowercase().starts_with("urn:")
 }
 
 fn capability(urn: &OsStr) -> Result<ReadCapability, Usage> {

@@ -17,6 +17,7 @@ mod put_get;
 mod scratch;
 mod session;
 mod status;
+mod stick;
 mod substituters;
 mod traffic;
 mod trees;

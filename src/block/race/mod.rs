@@ -34,6 +34,7 @@ use reseed::Reseed;
 use source::Source;
 use want::all_failed;
 
+pub(super) use health::Health;
 pub use status::{SourceState, SourceStatus};
 
 /// How long a source is waited for when asked whether it has a block, if another could be asked.
@@ -74,6 +75,12 @@ impl Race {
     /// The sources as they are now, best first.
     pub fn sources(&self) -> Vec<SourceStatus> {
         self.sources.iter().map(|source| source.status()).collect()
+    }
+
+    /// The sources on this machine, best first.
+    pub fn local(&self) -> Vec<Arc<dyn BlockStore>> {
+        let stores = self.sources.iter().map(|source| &source.store);
+        stores.filter(|store| !store.is_remote()).cloned().collect()
     }
 
     /// The name of the source that gave this block, if it did so lately.
