@@ -4,7 +4,8 @@
 //! lines):
 //!
 //! 1. [`eris`], [`nar`], [`store`], [`compress`]: the formats. Pure: no I/O, no async, no clock. Beside them what several
-//!    layers need: [`http`] (how clients are made), [`flights`] (single flight), [`lru`], [`pace`] (bytes a second).
+//!    layers need: [`http`] (how clients are made), [`flights`] (single flight), [`lru`], [`pace`] (bytes a second), [`lan`]
+//!    (who is on this link).
 //! 2. [`substituter`]: narinfos and NAR files, from servers and directories that know nothing of blocks. [`block`]: who can
 //!    give me block R? One file a carrier; hashing, caching, retrying are decorators.
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
@@ -33,6 +34,7 @@ pub mod eris;
 pub mod flights;
 pub mod fuse;
 pub mod http;
+pub mod lan;
 pub mod lru;
 pub mod metrics;
 pub mod nar;

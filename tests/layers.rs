@@ -13,17 +13,18 @@ use std::path::Path;
 use support::source::Source;
 
 /// Each module of the crate and the modules that its code may name, besides itself. Arrows go down only, and not sideways.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("compress", &[]),
     ("eris", &[]),
     ("nar", &["compress"]),
     ("store", &["compress"]),
     ("flights", &[]),
     ("http", &[]),
+    ("lan", &[]),
     ("lru", &[]),
     ("pace", &[]),
-    ("substituter", &["compress", "flights", "http", "lru", "store"]),
-    ("block", &["eris", "http", "lru"]),
+    ("substituter", &["compress", "flights", "http", "lan", "lru", "store"]),
+    ("block", &["eris", "http", "lan", "lru", "pace"]),
     ("content", &["block", "compress", "eris", "flights", "nar"]),
     ("download", &["block", "compress", "content", "eris", "nar", "store", "substituter"]),
     ("tree", &["block", "compress", "content", "download", "eris", "nar", "store", "substituter"]),
@@ -55,6 +56,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "content",
             "download",
             "eris",
+            "lan",
             "metrics",
             "nar",
             "pace",
@@ -77,6 +79,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "eris",
             "fuse",
             "http",
+            "lan",
             "metrics",
             "nar",
             "offline",

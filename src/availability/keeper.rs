@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
@@ -51,12 +52,8 @@ struct Job {
     outcome: Shared<BoxFuture<'static, Arc<Outcome>>>,
     task: AbortHandle,
     begun: Instant,
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// Ends the work when it is dropped.
+    _wanted: oneshot::Sender<()>,
 }
 
 impl Job {
@@ -142,7 +139,17 @@ impl Keeper {
             oldest.and_then(|oldest| jobs.remove(&oldest));
         }
         let work = self.work.clone();
-        let running = tokio::spawn(async move { work.keep(hash_part).await });
+        let (wanted, unwanted) = oneshot::channel();
+        let runtime = Handle::current();
+        // On a thread of its own: the many references that the walks borrow are not known to be `Send`.
+        let running = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    outcome = work.keep(hash_part) => outcome,
+                    _ = unwanted => Outcome::Failed { reason: "the server ended".into() },
+                }
+            })
+        });
         let task = running.abort_handle();
         let outcome = running.map(|done| {
             Arc::new(done.unwrap_or_else(|error| {
@@ -151,7 +158,8 @@ impl Keeper {
             }))
         });
         let outcome = outcome.boxed().shared();
-        jobs.insert(hash_part, Job { outcome: outcome.clone(), task, begun: Instant::now() });
+        let job = Job { outcome: outcome.clone(), task, begun: Instant::now(), _wanted: wanted };
+        jobs.insert(hash_part, job);
         Some(outcome)
     }
 }

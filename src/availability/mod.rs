@@ -11,6 +11,8 @@ mod opening;
 mod sample;
 mod seed;
 mod subject;
+#[cfg(test)]
+mod tests;
 
 pub use audit::{AuditSettings, Audited, Lacking, Report, audit};
 pub use keeper::{Keeper, Outcome, Standing};

@@ -43,8 +43,12 @@ impl Audit {
     async fn audit(&self, session: &Session) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let urls = self.blocks.urls(session)?;
-        let nodes = opened(block::open_all(&urls))?;
-        let stores = urls.iter().map(|url| opened(block::open(url))).collect::<anyhow::Result<Vec<_>>>()?;
+        let access = session.access_to(&urls)?;
+        let nodes = opened(block::open_all(&urls, &access))?;
+        let stores = urls
+            .iter()
+            .map(|url| opened(block::open_with(url, &access)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let sample = (!self.all).then_some(self.sample);
         let settings = AuditSettings { wait: self.contents.wait(session), sample };
         let progress = Arc::new(Progress::start());

@@ -23,19 +23,21 @@ mod publish;
 mod put;
 mod seed;
 mod serve;
+mod share;
 mod signals;
 mod stat;
 mod status;
 mod stores;
 mod substituters;
 mod view;
+mod web;
 mod why;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -46,6 +48,7 @@ use tracing_subscriber::EnvFilter;
 use crate::block::{self, BlockStore};
 use crate::config::{Config, Environment, parse_duration};
 use crate::control::{self, Control, Daemon};
+use crate::http::Access;
 use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
@@ -58,6 +61,9 @@ struct Cli {
     /// Read this config file and no other [default: the user's over /etc/erisfs/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Names and passwords of web servers, in a file as curl reads it [default: that of the config]
+    #[arg(long, global = true, value_name = "FILE")]
+    netrc: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -134,12 +140,14 @@ impl Blocks {
 
     /// The stores as one that is read, in order of preference.
     fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_all(&self.urls(session)?))
+        let urls = self.urls(session)?;
+        opened(block::open_all(&urls, &session.access_to(&urls)?))
     }
 
     /// The stores as one that is written: each of them gets every block.
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_every(&self.urls(session)?))
+        let urls = self.urls(session)?;
+        opened(block::open_every(&urls, &session.access_to(&urls)?))
     }
 }
 
@@ -166,6 +174,8 @@ fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
 struct Session {
     environment: Environment,
     config: Config,
+    netrc: Option<PathBuf>,
+    access: OnceLock<Access>,
     runtime: Runtime,
 }
 
@@ -205,7 +215,7 @@ const ENDING: Duration = Duration::from_secs(2);
 fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
-    let context = Session { environment, config, runtime };
+    let context = Session { environment, config, netrc: cli.netrc, access: OnceLock::new(), runtime };
     let patience = if matches!(cli.command, Command::Publish(_)) { ENDING } else { Duration::ZERO };
     let result = match cli.command {
         Command::Put(put) => put.run(&context),

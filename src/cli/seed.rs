@@ -49,8 +49,12 @@ impl Seed {
         let (mut sources, to) = (named(session, from)?, named(session, &self.to)?);
         // What one target has, another may lack.
         sources.extend(to.iter().cloned());
-        let from: Arc<dyn BlockStore> = opened(block::open_all(&sources))?;
-        let to = to.iter().map(|url| opened(block::open(url))).collect::<anyhow::Result<Vec<_>>>()?;
+        let access = session.access_to(&sources)?;
+        let from: Arc<dyn BlockStore> = opened(block::open_all(&sources, &access))?;
+        let to = to
+            .iter()
+            .map(|url| opened(block::open_with(url, &access)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let stopped = || anyhow!("stopped; what was copied stays, and the same command does the rest");
         let (subjects, absent) = tokio::select! {
             found = self.contents.find(session, from.clone()) => found?,

@@ -3,12 +3,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 
+use super::share::{ShareFlags, announce};
 use super::view::{Opened, View};
 use super::{Session, Signals, Usage, listen, named, opened};
 use crate::availability::Keeper;
 use crate::block;
 use crate::config::is_address;
 use crate::control::{Daemon, Face};
+use crate::lan::ServiceKind;
 use crate::serve::{Limits, PutPolicy, Seeding, Server, Service, Token};
 use crate::substituter::Unsigned;
 use crate::tree::{Settings, Tree};
@@ -20,6 +22,11 @@ pub(super) struct Serve {
     /// Where to listen; port 0: where the system chooses
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     listen: String,
+    /// Tell neighbours that there are substitutes here, as `guix publish --advertise` does
+    #[arg(long)]
+    advertise: bool,
+    #[command(flatten)]
+    share: ShareFlags,
     /// Take blocks from those who know the token in ERISFS_TOKEN (if there is none, one is made up and shown)
     #[arg(long)]
     allow_put: bool,
@@ -40,6 +47,12 @@ impl Serve {
                 self.listen
             ))
             .into());
+        }
+        self.share.check()?;
+        if self.advertise && self.view.asks_neighbours(session) {
+            let reason = "--advertise offers substitutes to neighbours, and --substituter lan: takes theirs: two who do both would ask \
+                          each other in a circle";
+            return Err(Usage(reason.into()).into());
         }
         let token = self.token(session)?;
         session.runtime.block_on(self.serve(session, token))
@@ -64,6 +77,11 @@ impl Serve {
             server.keep_by(seeding);
         }
         let (process, place) = (server.observe(stack, tree), format!("http://{}/", server.local_addr()));
+        let _shared = self.share.start(session, &process).await?;
+        let _advertised = match self.advertise {
+            true => Some(announce(ServiceKind::GuixPublish, server.local_addr())?),
+            false => None,
+        };
         eprintln!("listening on {place}");
         let _control = listen(session, Daemon { face: Face::Serve, place, process });
         server.run(signals.any()).await;
@@ -79,7 +97,11 @@ impl Serve {
     ) -> anyhow::Result<Option<Seeding>> {
         let Some(token) = token.filter(|_| !self.seed_to.is_empty()) else { return Ok(None) };
         let urls = named(session, &self.seed_to)?;
-        let stores = urls.iter().map(|url| opened(block::open(url))).collect::<anyhow::Result<Vec<_>>>()?;
+        let access = session.access_to(&urls)?;
+        let stores = urls
+            .iter()
+            .map(|url| opened(block::open_with(url, &access)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(Seeding { token, keeper: Arc::new(Keeper::new(tree.clone(), stores)) }))
     }
 

@@ -48,11 +48,13 @@ impl Stores {
             },
             (None, None, None) => blocks.urls(session)?,
         };
+        let access = session.access_to(&[&urls[..], &session.config.reseed].concat())?;
         let settings = StackSettings {
             memory_bytes: session.config.cache.memory.bytes(),
             disk: disk.clone(),
             reseed: named(session, &session.config.reseed)?,
             reseed_rate: session.config.reseed_rate.map(|rate| rate.0),
+            access,
         };
         let stack = opened(Stack::open(&urls, settings))?;
         let nars = match (downloads, stack.disk(), &scratch, disk) {

@@ -55,6 +55,8 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// `[metrics]`.
     pub metrics: Metrics,
+    /// `[share]`.
+    pub share: Share,
 }
 
 /// `[trust]`: whose signatures count.
@@ -143,6 +145,17 @@ pub struct Metrics {
     pub listen: Option<String>,
 }
 
+/// `[share]`: what neighbours get where `--share` says that they get something.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// `listen`: `HOST:PORT` at which they ask; `None`: at all addresses, where the system chooses.
+    pub listen: Option<String>,
+    /// `rate`: bytes of blocks a second, for all together.
+    pub rate: Size,
+    /// `connections`: at a time, of all together.
+    pub connections: u16,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -171,6 +184,8 @@ impl Default for Config {
                 push: true,
             },
             metrics: Metrics { listen: None },
+            // Two thirds of 100 Mbit/s, which old switches and good radio bear; and connections for some readers with 16 each.
+            share: Share { listen: None, rate: Size(8 << 20), connections: 128 },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! [`Scratch`](scratch::Scratch) is dropped, also when it fails. Where /dev/fuse or the right to mount is
 //! missing, the tests that need it fail with the sentence that the program prints.
 
+mod availability;
 mod cache;
 mod config;
 mod demo;

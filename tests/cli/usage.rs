@@ -7,9 +7,9 @@ use super::noise::noise;
 use super::process::{Finished, feed, run};
 use super::scratch::{Scratch, text};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "prefetch", "check", "cache", "status",
-    "why", "demo",
+    "why", "demo", "seed", "audit",
 ];
 
 /// A URN that is right, of a content that is nowhere.
@@ -66,6 +66,10 @@ fn wrong_calls_end_with_2() {
         &["mount", "--blocks", "blocks", "--catalog", urn, mnt],
         &["serve"],
         &["serve", "--blocks", blocks, "--max-connections", "many"],
+        &["serve", "--blocks", blocks, "--share", "--share-rate", "0"],
+        &["serve", "--blocks", blocks, "--share", "--share-connections", "0"],
+        &["serve", "--blocks", blocks, "--share-rate", "2M"],
+        &["serve", "--blocks", blocks, "--listen", "127.0.0.1:0", "--advertise"],
     ];
     for call in calls {
         let finished = scratch.run(*call);

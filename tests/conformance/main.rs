@@ -1,5 +1,6 @@
 //! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
 
+mod access;
 #[path = "../support/certified.rs"]
 mod certified;
 mod faults;
@@ -7,6 +8,7 @@ mod files;
 mod https;
 #[path = "../support/n2r.rs"]
 mod n2r;
+mod near;
 mod readonly;
 mod suite;
 
@@ -16,6 +18,7 @@ use erisfs::block::{
     self, BlockStore, Cache, Counted, Disk, DiskCache, DiskSettings, Fault, Memory, Race, Retry, Verify,
 };
 use erisfs::serve::{Limits, PutPolicy, Server, Service, Token};
+use near::near;
 use suite::Subject;
 
 /// The tests of the suite as tests of the store that `$subject` makes.
@@ -61,6 +64,7 @@ conforms! {
     disk_cache: behind_disk();
     http: served();
     serve: served_by_erisfs();
+    lan: near();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
     race: decorated(last_of_three);
     counted: decorated(|inner| Arc::new(Counted::new(inner)));

@@ -5,7 +5,11 @@
 //! it refuses stays where it was unpacked, as an invalid item.
 
 mod gdbm;
+mod gnunet;
+mod hosts;
 mod mounted;
+#[path = "../support/noise.rs"]
+mod noise;
 #[path = "../support/origin/mod.rs"]
 mod origin;
 mod peers;
@@ -18,3 +22,5 @@ mod published;
 mod scratch;
 mod served;
 mod sources;
+#[path = "../cli/trees.rs"]
+mod trees;

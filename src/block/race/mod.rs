@@ -34,6 +34,7 @@ use reseed::Reseed;
 use source::Source;
 use want::all_failed;
 
+pub(super) use health::Health;
 pub use status::{SourceState, SourceStatus};
 
 /// How long a source is waited for when asked whether it has a block, if another could be asked.
@@ -66,14 +67,20 @@ impl Race {
     /// where that is not said, at a megabyte a second across networks. A target is any store that takes blocks. One that is among
     /// the sources, under the same name, gets what came from a source after it; another is asked first whether it has a block.
     pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>, rate: Option<u64>) -> Self {
-        let reseed = || Reseed::new(targets, rate, &self.sources, self.places.clone());
-        self.reseed = (!targets.is_empty()).then(reseed);
+        let wanted = !targets.is_empty();
+        self.reseed = wanted.then(|| Reseed::new(targets, rate, &self.sources, self.places.clone()));
         self
     }
 
     /// The sources as they are now, best first.
     pub fn sources(&self) -> Vec<SourceStatus> {
         self.sources.iter().map(|source| source.status()).collect()
+    }
+
+    /// The sources on this machine, best first.
+    pub fn local(&self) -> Vec<Arc<dyn BlockStore>> {
+        let stores = self.sources.iter().map(|source| &source.store);
+        stores.filter(|store| !store.is_remote()).cloned().collect()
     }
 
     /// The name of the source that gave this block, if it did so lately.
