@@ -2,7 +2,7 @@
 //!
 //! `GET`, `HEAD` and `PUT` of `BASE/uri-res/N2R?urn:blake2b:REFERENCE`, over HTTP/2 where TLS negotiates it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
@@ -25,6 +25,11 @@ impl Http {
     /// The server at `url`. Nothing is asked of it yet.
     pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         Ok(Self { web: Web::new(url, url, patience, access)? })
+    }
+
+    /// The server of a neighbour, a stranger on this link: it is asked directly, and no answer of it leads to another host.
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
+        Ok(Self { web: Web::neighbour(addr, patience)? })
     }
 
     async fn send(

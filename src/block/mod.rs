@@ -15,12 +15,15 @@ mod exec;
 mod fault;
 mod files;
 mod gateway;
+mod gdbm;
 mod http;
 mod ipfs;
+mod lan;
 mod memory;
 mod race;
 pub(crate) mod read_only;
 mod retry;
+mod single_file;
 mod sqlite;
 mod stack;
 mod verify;
@@ -35,7 +38,7 @@ use crate::eris::{BlockSize, Reference};
 use crate::http::Access;
 
 pub use crate::lru::ByteLru;
-pub use bundle::{Bundle, Damage};
+pub use bundle::{Bundle, Damage, Imported, Spoiled};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -47,8 +50,10 @@ pub use fault::{Fault, Faulty};
 pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use gateway::Gateway;
+pub use gdbm::Gdbm;
 pub use http::Http;
 pub use ipfs::{Ipfs, cid};
+pub use lan::Lan;
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
@@ -115,12 +120,12 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
-/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `gdbm:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
+/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `lan:`, `memory:`.
 ///
-/// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
-/// Every block that the store gives has been checked against its reference. Web servers are reached directly ([`open_with`] knows
-/// of proxies, certificates and passwords).
+/// Nothing is asked of a server yet (but `lan:` begins to listen for neighbours), and nothing is created: a directory or database comes
+/// into being with the first put. Every block that the store gives has been checked against its reference. Web servers are reached
+/// directly ([`open_with`] knows of proxies, certificates and passwords).
 pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
     open_with(url, &Access::default())
 }
@@ -136,10 +141,13 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" | "bundle" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" | "gdbm" | "files" if rest.is_empty() => {
+            Err(bad_url(url, "the path is missing"))
+        }
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
+        "gdbm" => Ok(Arc::new(Verify::new(Arc::new(Gdbm::new(rest))))),
         // It checks what it makes.
         "files" => match Files::split_url(rest) {
             (root, Some(index)) => Ok(Arc::new(Files::new(root, index))),
@@ -150,6 +158,8 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
         "ipfs+http" | "ipfs+https" => {
             Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default(), access)?))))
         }
+        // It checks what neighbours give.
+        "lan" if rest.is_empty() => Ok(Arc::new(Lan::browse()?)),
         "exec" if rest.is_empty() => Err(bad_url(url, "the command is missing")),
         "exec" => Ok(Arc::new(Verify::new(Arc::new(Exec::new(rest))))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
@@ -158,8 +168,8 @@ pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Er
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
-             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND and memory:",
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, gdbm:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
+             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND, lan: and memory:",
         )),
     }
 }
@@ -216,8 +226,10 @@ mod tests {
             "files:",
             "files:x",
             "bundle:",
+            "gdbm:",
             "cache:",
             "memory:x",
+            "lan:x",
             "ftp://host/",
             "http://",
             "https:",
@@ -231,7 +243,9 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "bundle:x", "cache:x", "http://host/prefix", "memory:"] {
+        for url in
+            ["dir:/a b/c", "sqlite:x.db", "bundle:x", "gdbm:x", "cache:x", "http://host/prefix", "memory:"]
+        {
             assert_eq!(open(url).expect(url).name(), url);
         }
         assert_eq!(

@@ -4,6 +4,7 @@
 //! hostile. A carrier says which request asks for a block, and reads what is its own in the answer.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use std::{
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap},
+    redirect,
 };
 use tokio::{
     sync::{MutexGuard, Semaphore, SemaphorePermit},
@@ -34,6 +36,10 @@ const CONNECTION_WINDOW: u32 = IN_FLIGHT as u32 * STREAM_WINDOW;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// After so long without an answer, the next request counts as the first again: servers close idle connections.
 const WARM: Duration = Duration::from_secs(30);
+/// Connections to a neighbour are given up before it does so itself, after 30 s: a request on one that is being closed is lost.
+const NEIGHBOUR_IDLE: Duration = Duration::from_secs(20);
+/// What stands for a neighbour that has only an address of the link (IPv6); no DNS has this name (RFC 6761).
+const SCOPED: &str = "neighbour.invalid";
 
 /// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
 /// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
@@ -101,7 +107,34 @@ impl Web {
         let scheme = url.split_once(':').map_or(base.scheme(), |(scheme, _)| scheme);
         let rest = base.as_str().split_once(':').map_or("", |(_, rest)| rest);
         let name: Arc<str> = format!("{scheme}:{rest}").into();
-        let client = client(access, headers, patience).map_err(|error| Error::Unavailable {
+        Self::with(client(access, headers, patience), base, name, patience)
+    }
+
+    /// The server at an address of this link. It is not believed to say where else to go: no redirect is followed.
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
+        let name: Arc<str> = format!("http://{addr}/").into();
+        // A URL cannot tell the link of an address that every link has: a name can, which is resolved here and sent to nobody but it.
+        let is_scoped = matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0);
+        let base = if is_scoped { format!("http://{SCOPED}:{}/", addr.port()) } else { name.to_string() };
+        let base = Url::parse(&base).map_err(|error| bad_url(&name, &error.to_string()))?;
+        // Directly, whatever proxy the user has.
+        let client = Access::default().client(|builder| {
+            builder
+                .redirect(redirect::Policy::none())
+                .resolve(SCOPED, addr)
+                .connect_timeout(patience.connect)
+                .pool_idle_timeout(NEIGHBOUR_IDLE)
+        });
+        Self::with(client, base, name, patience)
+    }
+
+    fn with(
+        client: Result<Client, reqwest::Error>,
+        base: Url,
+        name: Arc<str>,
+        patience: Patience,
+    ) -> Result<Self, Error> {
+        let client = client.map_err(|error| Error::Unavailable {
             reference: None,
             store: Arc::clone(&name),
             retry_after: None,

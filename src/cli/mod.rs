@@ -1,12 +1,16 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod audit;
 mod cache;
 mod cat;
 mod check;
+mod contents;
 mod demo;
 mod disk;
+mod export;
 mod get;
+mod import;
 mod index;
 mod keys;
 mod ls;
@@ -14,9 +18,12 @@ mod mount;
 mod offline;
 mod prefetch;
 mod profile;
+mod progress;
 mod publish;
 mod put;
+mod seed;
 mod serve;
+mod share;
 mod signals;
 mod stat;
 mod status;
@@ -89,6 +96,14 @@ enum Command {
     Status(status::Status),
     /// Tell what a read of a file costs: what of it is here, and where the rest would come from
     Why(why::Why),
+    /// Copy all blocks of contents to other block stores
+    Seed(seed::Seed),
+    /// Write contents with all their blocks into one file, for a stick
+    Export(export::Export),
+    /// Put the blocks of such a file into block stores, and print its URNs
+    Import(import::Import),
+    /// Tell which blocks of contents which block store lacks
+    Audit(audit::Audit),
     /// Look after the disk cache
     Cache(cache::Cache),
     /// Record what a program reads when it starts, so that it starts faster from a new mount
@@ -100,7 +115,7 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, files:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, http(s)://HOST/
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
@@ -119,14 +134,7 @@ impl Blocks {
     /// The stores that were named anywhere; `cache:` alone is the disk cache of the user.
     fn urls_if_any(&self, session: &Session) -> anyhow::Result<Option<Vec<String>>> {
         let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
-        let named = urls.iter().map(|url| match url.as_str() {
-            "cache:" => {
-                let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
-                own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
-            }
-            url => index::with_index(&session.environment, url),
-        });
-        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        let named = named(session, urls)?;
         Ok(Some(named).filter(|urls| !urls.is_empty()))
     }
 
@@ -141,6 +149,18 @@ impl Blocks {
         let urls = self.urls(session)?;
         opened(block::open_every(&urls, &session.access_to(&urls)?))
     }
+}
+
+/// The URLs as block stores are opened by: `cache:` alone is the disk cache of the user, `files:` alone has its usual index.
+fn named(session: &Session, urls: &[String]) -> anyhow::Result<Vec<String>> {
+    let named = urls.iter().map(|url| match url.as_str() {
+        "cache:" => {
+            let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
+            own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
+        }
+        url => index::with_index(&session.environment, url),
+    });
+    named.collect()
 }
 
 fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
@@ -211,6 +231,10 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
+        Command::Seed(seed) => seed.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Import(import) => import.run(&context),
+        Command::Audit(audit) => audit.run(&context),
         Command::Cache(cache) => cache.run(&context),
         Command::Profile(profile) => profile.run(&context),
         Command::Demo(demo) => demo.run(&context),

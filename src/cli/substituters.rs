@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Session, Usage, keys};
+use crate::lan::{Neighbours, ServiceKind};
 use crate::store::TrustedKeys;
 use crate::substituter::{self, Policy, SetSettings, Substituter, Substituters, Unsigned, Web, WebSettings};
 
@@ -19,7 +20,7 @@ const GUIX_ACL: &str = "/etc/guix/acl";
 /// Substitute servers, and whom to believe.
 #[derive(Debug, Args)]
 pub(super) struct SubstituterFlags {
-    /// A substitute server: http(s)://HOST/, file:DIR (repeatable, in order of preference) [default: those of the
+    /// A substitute server: http(s)://HOST/, file:DIR, lan: for those of neighbours (repeatable, in order of preference) [default: those of the
     /// config]
     #[arg(long = "substituter", value_name = "URL")]
     substituters: Vec<String>,
@@ -63,9 +64,21 @@ impl SubstituterFlags {
         }
         let policy = self.policy(session, unsigned)?;
         let web = web(session, self.ipfs.as_deref())?;
+        let nearby = servers.iter().position(|url| url == substituter::NEIGHBOURS);
+        let servers = servers.iter().filter(|url| *url != substituter::NEIGHBOURS);
         let servers = opened(servers, &web)?;
         let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
-        Ok(Some(Substituters::new(servers, overlays, policy, kept(session))))
+        let substituters = Substituters::new(servers, overlays, policy, kept(session));
+        let Some(position) = nearby else { return Ok(Some(substituters)) };
+        let neighbours = Neighbours::browse(ServiceKind::GuixPublish)?;
+        Ok(Some(substituters.with_neighbours(position, neighbours, Arc::new(Web::for_neighbours()?))))
+    }
+
+    /// Whether the servers of neighbours are among those that were named.
+    pub(super) fn name_neighbours(&self, session: &Session) -> bool {
+        given(&self.substituters, &session.config.substituters)
+            .iter()
+            .any(|url| url == substituter::NEIGHBOURS)
     }
 
     /// What the servers said before, as far as it was kept: asks none of them. `None`: no server was named.
@@ -124,6 +137,10 @@ fn given<'a>(flags: &'a [String], config: &'a [String]) -> &'a [String] {
     if flags.is_empty() { config } else { flags }
 }
 
-fn opened(urls: &[String], web: &Arc<Web>) -> Result<Vec<Arc<dyn Substituter>>, Usage> {
-    urls.iter().map(|url| substituter::open(url, web).map_err(|error| Usage(error.to_string()))).collect()
+fn opened<'a>(
+    urls: impl IntoIterator<Item = &'a String>,
+    web: &Arc<Web>,
+) -> Result<Vec<Arc<dyn Substituter>>, Usage> {
+    let urls = urls.into_iter();
+    urls.map(|url| substituter::open(url, web).map_err(|error| Usage(error.to_string()))).collect()
 }

@@ -4,7 +4,9 @@
 //! asked of its own database: a narinfo that Guix refuses makes `guix build` exit 0 with nothing installed, and a NAR that
 //! it refuses stays where it was unpacked, as an invalid item.
 
+mod gdbm;
 mod gnunet;
+mod hosts;
 mod mounted;
 #[path = "../support/noise.rs"]
 mod noise;
@@ -20,3 +22,5 @@ mod published;
 mod scratch;
 mod served;
 mod sources;
+#[path = "../cli/trees.rs"]
+mod trees;

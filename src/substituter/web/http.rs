@@ -23,6 +23,9 @@ use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, 
 /// of HTTP/1.
 const IN_FLIGHT: usize = 32;
 
+/// Why a file that a neighbour names is not fetched.
+const ELSEWHERE: &str = "a neighbour may name files of its own alone";
+
 /// A substitute server of Nix or Guix: `http://HOST/PREFIX` or `https://...`.
 ///
 /// A name and a password in the URL, else those that the netrc file has for its host, are sent to this server and to
@@ -168,6 +171,7 @@ impl Substituter for Http {
     async fn nar(&self, url: &str, from: u64) -> Result<NarFile, Error> {
         let bad = |reason| self.files.bad_url(url, reason);
         let target = match NarUrl::parse(url).map_err(bad)? {
+            NarUrl::Ipfs(_) if self.files.web().is_confined => return Err(bad(ELSEWHERE.to_owned())),
             NarUrl::Ipfs(cid) => return self.files.open_ipfs(cid, from).await,
             NarUrl::Web(target) => target,
             // Two slashes at its beginning make it name another host.
@@ -177,6 +181,9 @@ impl Substituter for Http {
             }
         };
         let own = target.origin() == self.base.origin();
+        if !own && self.files.web().is_confined {
+            return Err(bad(ELSEWHERE.to_owned()));
+        }
         self.files.open(&target, self.authorization.as_ref().filter(|_| own), from).await
     }
 }

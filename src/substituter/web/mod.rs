@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, redirect};
 use tokio::time::timeout;
 
 pub(super) use self::files::{Files, NarUrl};
@@ -24,6 +24,14 @@ use crate::http::Access;
 const STREAM_WINDOW: u32 = 8 << 20;
 /// And of all NARs on a connection.
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// For neighbours: their machines are near, but may be small and have disks that sleep.
+const NEAR: Patience = Patience {
+    connect: Duration::from_secs(1),
+    answer: Duration::from_secs(5),
+    stall: Duration::from_secs(5),
+    body: Duration::from_secs(5),
+};
 
 /// How long a server is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -61,23 +69,23 @@ pub struct WebSettings {
 pub struct Web {
     client: Client,
     settings: WebSettings,
+    /// Whether a server is believed when it says that something is elsewhere.
+    is_confined: bool,
 }
 
 impl Web {
     /// A client with these settings.
     pub fn new(settings: WebSettings) -> Result<Self, Error> {
-        let patience = settings.patience;
-        let client = settings.access.client(|builder| {
-            builder
-                .connect_timeout(patience.connect)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
-                .http2_keep_alive_interval(patience.answer / 4)
-                .http2_keep_alive_timeout(patience.answer / 4)
-        });
-        let failed = |error: reqwest::Error| Error::Client(Arc::new(error.without_url()));
-        Ok(Self { client: client.map_err(failed)?, settings })
+        let client = client(&settings, |builder| builder)?;
+        Ok(Self { client, settings, is_confined: false })
+    }
+
+    /// A client for neighbours, strangers on this link: they are asked directly, wherever else the way leads through proxies, are not waited
+    /// for long, and lead nowhere else.
+    pub fn for_neighbours() -> Result<Self, Error> {
+        let settings = WebSettings { patience: NEAR, ..WebSettings::default() };
+        let client = client(&settings, |builder| builder.redirect(redirect::Policy::none()))?;
+        Ok(Self { client, settings, is_confined: true })
     }
 
     /// Sends a request of `server` and waits for the head of the answer.
@@ -96,6 +104,21 @@ impl Web {
             Err(_) => Err(timed_out(answer)),
         }
     }
+}
+
+/// The client that these settings want, with what `more` says besides.
+fn client(settings: &WebSettings, more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, Error> {
+    let patience = settings.patience;
+    let client = settings.access.client(|builder| {
+        more(builder)
+            .connect_timeout(patience.connect)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+            .http2_keep_alive_interval(patience.answer / 4)
+            .http2_keep_alive_timeout(patience.answer / 4)
+    });
+    client.map_err(|error| Error::Client(Arc::new(error.without_url())))
 }
 
 /// The address is left out: it may be that of a redirect, with a secret in it.
