@@ -1,10 +1,15 @@
-//! Against the real programs: `guix` and `nix` as clients, `guix publish` and Nix's binary caches as servers.
+//! Against the real programs: `guix` and `nix` as clients, `guix publish` and Nix's binary caches as servers; js-ipfs and Kubo.
 //!
 //! `tests/peers/run` installs and starts them and runs these tests, which are ignored otherwise. What a client installed is
 //! asked of its own database: a narinfo that Guix refuses makes `guix build` exit 0 with nothing installed, and a NAR that
 //! it refuses stays where it was unpacked, as an invalid item.
 
+mod ipfs;
+#[path = "../support/ipfs_node.rs"]
+mod ipfs_node;
 mod mounted;
+#[path = "../support/noise.rs"]
+mod noise;
 #[path = "../support/origin/mod.rs"]
 mod origin;
 mod peers;
@@ -17,3 +22,6 @@ mod published;
 mod scratch;
 mod served;
 mod sources;
+#[path = "../conformance/suite.rs"]
+#[expect(dead_code, reason = "the whole of it is for stores that are empty at first")]
+mod suite;
