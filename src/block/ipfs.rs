@@ -98,14 +98,21 @@ impl Ipfs {
         }
     }
 
-    /// As [`failure`](Self::failure), of a question that has "no such block" among its answers.
-    async fn absence_or_failure(&self, turn: &Turn<'_>, reference: &Reference, answer: Response) -> Error {
+    /// As [`failure`](Self::failure), of a question that has "no such block" among its answers. The end of the time is that answer after a
+    /// search, and trouble after a look at what the node holds.
+    async fn absence_or_failure(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        answer: Response,
+        searched: bool,
+    ) -> Error {
         let failure = self.failure(turn, reference, answer).await;
         let said = match &failure {
             Error::Unavailable { source, .. } => source.downcast_ref::<Failure>(),
             _ => None,
         };
-        if said.is_some_and(|said| is_absence(&said.message)) {
+        if said.is_some_and(|said| is_absence(&said.message, searched)) {
             return Error::NotFound { reference: *reference, store: Arc::clone(self.web.name()) };
         }
         failure
@@ -116,11 +123,12 @@ impl Ipfs {
     }
 }
 
-/// Whether a node says that it did not find a block, in the words of Kubo or of js-ipfs.
-fn is_absence(message: &str) -> bool {
-    ["not found", "could not find", "timed out", "deadline exceeded", "timeout"]
-        .iter()
-        .any(|words| message.contains(words))
+/// Whether a node says that it did not find a block, in the words of Kubo or of js-ipfs, which knows no others when it did not
+/// search at all.
+fn is_absence(message: &str, searched: bool) -> bool {
+    let given_up = searched && message.contains("deadline exceeded");
+    let absent = ["not found", "could not find", "timed out", "timeout"];
+    given_up || absent.iter().any(|words| message.contains(words))
 }
 
 /// A form with one file in it (RFC 7578). The boundary is the hash of the file, which no file can contain; in hexadecimal, because js-ipfs
@@ -147,7 +155,7 @@ impl BlockStore for Ipfs {
         let answer = self.ask(&turn, reference, "get", &format!("timeout={SEARCH}")).await?;
         match answer.status() {
             StatusCode::OK => self.web.body(&turn, reference, answer).await,
-            _ => Err(self.absence_or_failure(&turn, reference, answer).await),
+            _ => Err(self.absence_or_failure(&turn, reference, answer, true).await),
         }
     }
 
@@ -158,7 +166,7 @@ impl BlockStore for Ipfs {
             // Only a connection that was read to the end is used again.
             return self.web.short(&turn, reference, answer, MAX_ANSWER).await.map(|_| true);
         }
-        match self.absence_or_failure(&turn, reference, answer).await {
+        match self.absence_or_failure(&turn, reference, answer, false).await {
             Error::NotFound { .. } => Ok(false),
             error => Err(error),
         }
@@ -218,10 +226,11 @@ mod tests {
             "context deadline exceeded",
             "blockstore: block not found",
         ] {
-            assert!(is_absence(message), "{message}");
+            assert!(is_absence(message, true), "{message}");
         }
+        assert!(!is_absence("context deadline exceeded", false), "Kubo looks at its own blocks in no time");
         for message in ["invalid cid", "no space left on device", ""] {
-            assert!(!is_absence(message), "{message}");
+            assert!(!is_absence(message, true), "{message}");
         }
     }
 
