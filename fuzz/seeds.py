@@ -2,6 +2,7 @@
 """Makes the seeds of the fuzz targets, fuzz/corpus/TARGET/*, from the samples of the tests. Needs the command zstd."""
 
 import base64
+import hashlib
 import json
 import pathlib
 import struct
@@ -152,5 +153,29 @@ def decoders():
     seed("decoders", "lz4", bytes([7, 5]) + lz4)
 
 
-for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs, cache_infos, decoders):
+def bundles():
+    def text(content):
+        return (b"\x59" + struct.pack(">H", len(content)) if len(content) > 255 else b"\x58" + bytes([len(content)])) + content
+
+    block = bytes(range(256)) * 4
+    reference = hashlib.blake2b(block, digest_size=32).digest()
+    pair = text(reference) + text(block)
+    capability = b"\xd9\x01\x14" + text(bytes([10, 0]) + bytes(64))
+    seed("bundle", "open", b"\xd9\xd9\xf7\xdaeris\x9f\xbf" + pair + b"\xff" + capability + b"\xff")
+    seed("bundle", "fixed", b"\x82\xa1" + pair + capability)
+    pieces = b"\x5f" + b"".join(text(block[at : at + 300]) for at in range(0, 1024, 300)) + b"\xff"
+    seed("bundle", "pieces", b"\x9f\xbf" + text(reference) + pieces + b"\xff\x82\x01\x61x\xff")
+    seed("bundle", "empty", b"\x9f\xbf\xff\xff")
+
+
+def gdbms():
+    header = struct.pack("<IIQIIIIQ", 0x13579ACF, 512, 512, 512, 6, 512, 16, 1536)
+    bucket = bytes(104) + struct.pack("<II", 0, 0) + struct.pack("<IIQII", 0xFFFFFFFF, 0, 0, 0, 0) * 16
+    directory = struct.pack("<Q", 1024) * 64
+    seed("gdbm", "small", b"\0" + header.ljust(512, b"\0") + directory + bucket.ljust(512, b"\0"))
+    seed("gdbm", "untouched", b"\1")
+    seed("gdbm", "changed", b"\1" + struct.pack("<HBQ", 4096, 8, 1 << 40) + struct.pack("<HBI", 8192 + 104, 4, 9))
+
+
+for make in (capabilities, block_trees, nars, narinfos, signatures, seekables, catalogs, cache_infos, decoders, bundles, gdbms):
     make()

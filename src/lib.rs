@@ -4,7 +4,8 @@
 //! lines):
 //!
 //! 1. [`eris`], [`nar`], [`store`], [`compress`]: the formats. Pure: no I/O, no async, no clock. Beside them what several
-//!    layers need: [`http`] (how clients are made), [`flights`] (single flight), [`lru`].
+//!    layers need: [`http`] (how clients are made), [`flights`] (single flight), [`lru`], [`pace`] (bytes a second), [`lan`]
+//!    (who is on this link).
 //! 2. [`substituter`]: narinfos and NAR files, from servers and directories that know nothing of blocks. [`block`]: who can
 //!    give me block R? One file a carrier; hashing, caching, retrying are decorators.
 //! 3. [`content`]: the bytes of one ERIS content at any offset, and what to fetch ahead.
@@ -12,7 +13,7 @@
 //! 5. [`tree`]: from a name to a store path, its nodes and their bytes. No kernel in it.
 //! 6. [`metrics`]: the figures of all layers below, as one snapshot.
 //! 7. [`fuse`], [`serve`], [`control`], [`publish`], [`offline`]: the kernel's way in, HTTP's, that of `erisfs status`,
-//!    the way into block stores, and the way onto this disk.
+//!    the way into block stores, and the way onto this disk. [`availability`]: who keeps the blocks.
 //! 8. [`cli`]: one file a command; it alone prints, and only [`config`] reads the environment.
 //!
 //! One `read(2)` of a cold file: [`fuse`] polls [`tree::Tree::read`], which finds the object of the inode
@@ -21,6 +22,7 @@
 //! [`block::BlockStore`] for all leaves at once: memory cache, then hash check, then carrier. The
 //! blocks come back, are decrypted and decompressed, and the answer goes to the kernel, which keeps it.
 
+pub mod availability;
 pub mod block;
 pub mod cli;
 pub mod compress;
@@ -32,10 +34,12 @@ pub mod eris;
 pub mod flights;
 pub mod fuse;
 pub mod http;
+pub mod lan;
 pub mod lru;
 pub mod metrics;
 pub mod nar;
 pub mod offline;
+pub mod pace;
 pub mod publish;
 pub mod serve;
 pub mod store;

@@ -11,6 +11,7 @@ use super::ipfs::cid;
 use super::web::{Patience, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal, bad_url};
 use crate::eris::Reference;
+use crate::http::Access;
 
 /// Requests in flight. Public gateways answer more of them with 429.
 const CONCURRENCY: usize = 32;
@@ -23,10 +24,10 @@ pub struct Gateway {
 
 impl Gateway {
     /// The gateway at `url`. Nothing is asked of it yet.
-    pub fn new(url: &str, patience: Patience) -> Result<Self, Error> {
+    pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let address = url.strip_prefix("ipfs+").filter(|address| address.contains("://"));
         let address = address.ok_or_else(|| bad_url(url, "it must be ipfs+https://HOST/PREFIX"))?;
-        Ok(Self { web: Web::new(url, address, patience)? })
+        Ok(Self { web: Web::new(url, address, patience, access)? })
     }
 
     async fn send(&self, turn: &Turn<'_>, method: Method, reference: &Reference) -> Result<Response, Error> {

@@ -2,7 +2,7 @@
 //!
 //! `GET`, `HEAD` and `PUT` of `BASE/uri-res/N2R?urn:blake2b:REFERENCE`, over HTTP/2 where TLS negotiates it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
@@ -10,11 +10,11 @@ use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
 use super::web::{IN_FLIGHT, Patience, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal};
 use crate::eris::Reference;
+use crate::http::Access;
 
 /// A web server that resolves `urn:blake2b:`: `http://HOST/PREFIX` or `https://...`.
 ///
-/// The password of the URL, if there is one (`https://:TOKEN@HOST/`), is sent as a bearer token (RFC 6750) and shown nowhere;
-/// it does not follow a redirect to another host. [`sync`](BlockStore::sync) promises nothing beyond the server's answer to the
+/// [`sync`](BlockStore::sync) promises nothing beyond the server's answer to the
 /// put.
 #[derive(Debug)]
 pub struct Http {
@@ -23,8 +23,13 @@ pub struct Http {
 
 impl Http {
     /// The server at `url`. Nothing is asked of it yet.
-    pub fn new(url: &str, patience: Patience) -> Result<Self, Error> {
-        Ok(Self { web: Web::new(url, url, patience)? })
+    pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
+        Ok(Self { web: Web::new(url, url, patience, access)? })
+    }
+
+    /// The server of a neighbour, a stranger on this link: it is asked directly, and no answer of it leads to another host.
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
+        Ok(Self { web: Web::neighbour(addr, patience)? })
     }
 
     async fn send(
@@ -111,20 +116,14 @@ mod tests {
             ("http://host", "http://host/uri-res/N2R"),
             ("https://host:8/a/b/", "https://host:8/a/b/uri-res/N2R"),
             ("http://:hush%2Fhush@[::1]:8/", "http://[::1]:8/uri-res/N2R"),
+            ("http://hush:hush@host/", "http://host/uri-res/N2R"),
         ] {
-            let http = Http::new(url, Patience::default()).expect("a good URL");
+            let http = Http::new(url, Patience::default(), &Access::default()).expect("a good URL");
             assert_eq!(http.web.url("uri-res/N2R", None).as_str(), resolver);
             assert!(!format!("{http:?}{}", http.name()).contains("hush"));
         }
-        for url in [
-            "http://",
-            "http://h/?x",
-            "http://h/#x",
-            "http://user:hush@h/",
-            "http://:hush%0A@h/",
-            "http://:hush@",
-        ] {
-            let error = Http::new(url, Patience::default()).expect_err(url);
+        for url in ["http://", "http://h/?x", "http://h/#x", "http://:hush%0A@h/", "http://:hush@"] {
+            let error = Http::new(url, Patience::default(), &Access::default()).expect_err(url);
             assert!(
                 matches!(error, Error::BadUrl { .. }) && !format!("{error:?}").contains("hush"),
                 "{error:?}"

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::web::{Patience, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal, bad_url};
 use crate::eris::Reference;
+use crate::http::Access;
 
 /// Requests in flight: a node answers blocks of its own at once, and each search costs it more than us.
 const CONCURRENCY: usize = 64;
@@ -25,8 +26,8 @@ const MAX_ANSWER: usize = 16 << 10;
 
 /// The RPC of an IPFS node: `ipfs://HOST:5001`.
 ///
-/// Blocks that are put are pinned, because the node would drop others when it needs room. The password of the URL
-/// (`ipfs://:TOKEN@HOST:5001`) is sent as a bearer token. Whoever reaches an RPC can do anything to its node: it belongs on loopback.
+/// Blocks that are put are pinned, because the node would drop others when it needs room. A password is
+/// sent as to any web server ([`Http`](super::Http)). Whoever reaches an RPC can do anything to its node: it belongs on loopback.
 #[derive(Debug)]
 pub struct Ipfs {
     web: Web,
@@ -57,10 +58,10 @@ struct Failure {
 
 impl Ipfs {
     /// The node whose RPC is at `url`. Nothing is asked of it yet.
-    pub fn new(url: &str, patience: Patience) -> Result<Self, Error> {
+    pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let host = url.strip_prefix("ipfs://").filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| bad_url(url, "it must be ipfs://HOST:5001"))?;
-        Ok(Self { web: Web::new(url, &format!("http://{host}"), patience)? })
+        Ok(Self { web: Web::new(url, &format!("http://{host}"), patience, access)? })
     }
 
     async fn ask(
@@ -240,12 +241,12 @@ mod tests {
             ("ipfs://127.0.0.1:5001", "http://127.0.0.1:5001/api/v0/block/get"),
             ("ipfs://:hush@host:5001/prefix/", "http://host:5001/prefix/api/v0/block/get"),
         ] {
-            let ipfs = Ipfs::new(url, Patience::default()).expect("a good URL");
+            let ipfs = Ipfs::new(url, Patience::default(), &Access::default()).expect("a good URL");
             assert_eq!(ipfs.web.url("api/v0/block/get", None).as_str(), command);
             assert!(ipfs.name().starts_with("ipfs://") && !format!("{ipfs:?}").contains("hush"));
         }
-        for url in ["ipfs:", "ipfs://", "ipfs://host/?x", "ipfs://user:hush@host/"] {
-            let error = Ipfs::new(url, Patience::default()).expect_err(url);
+        for url in ["ipfs:", "ipfs://", "ipfs://host/?x", "ipfs://:hush%0A@host/"] {
+            let error = Ipfs::new(url, Patience::default(), &Access::default()).expect_err(url);
             assert!(!format!("{error:?}").contains("hush"), "{error:?}");
         }
     }

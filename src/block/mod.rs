@@ -15,12 +15,15 @@ mod exec;
 mod fault;
 mod files;
 mod gateway;
+mod gdbm;
 mod http;
 mod ipfs;
+mod lan;
 mod memory;
 mod race;
 pub(crate) mod read_only;
 mod retry;
+mod single_file;
 mod sqlite;
 mod stack;
 mod verify;
@@ -32,9 +35,10 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 use crate::eris::{BlockSize, Reference};
+use crate::http::Access;
 
 pub use crate::lru::ByteLru;
-pub use bundle::{Bundle, Damage};
+pub use bundle::{Bundle, Damage, Imported, Spoiled};
 pub use cache::{Cache, CacheStatus};
 pub use counted::{Counted, Counts};
 pub use dir::Dir;
@@ -46,8 +50,10 @@ pub use fault::{Fault, Faulty};
 pub(crate) use files::UNFINISHED;
 pub use files::{Files, Index, IndexError, Indexed, IndexedFile, Met, update_index};
 pub use gateway::Gateway;
+pub use gdbm::Gdbm;
 pub use http::Http;
 pub use ipfs::{Ipfs, cid};
+pub use lan::Lan;
 pub use memory::Memory;
 pub use race::{Race, SourceState, SourceStatus};
 pub use retry::Retry;
@@ -114,35 +120,46 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
-/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `memory:`.
+/// Opens the block store that a URL names: `dir:PATH`, `sqlite:PATH`, `bundle:FILE`, `gdbm:FILE`, `files:PATH?index=FILE`, `cache:DIR`,
+/// `http://HOST/PREFIX`, `https://...`, `ipfs://HOST:5001`, `ipfs+https://GATEWAY`, `exec:COMMAND`, `lan:`, `memory:`.
 ///
-/// Nothing is asked of a server yet, and nothing is created: a directory or database comes into being with the first put.
-/// Every block that the store gives has been checked against its reference.
+/// Nothing is asked of a server yet (but `lan:` begins to listen for neighbours), and nothing is created: a directory or database comes
+/// into being with the first put. Every block that the store gives has been checked against its reference. Web servers are reached
+/// directly ([`open_with`] knows of proxies, certificates and passwords).
 pub fn open(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
-    let source = open_source(url)?;
+    open_with(url, &Access::default())
+}
+
+/// Opens a URL as [`open`] does; `access` says how web servers are reached.
+pub fn open_with(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Error> {
+    let source = open_source(url, access)?;
     if source.is_remote() { Ok(Arc::new(Retry::new(source))) } else { Ok(source) }
 }
 
-/// Opens one URL as [`open`] does, for a [`Race`]: checked too, but not tried again, which is what the race does itself.
-pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
+/// Opens one URL as [`open_with`] does, for a [`Race`]: checked too, but not tried again, which is what the race does itself.
+pub fn open_source(url: &str, access: &Access) -> Result<Arc<dyn BlockStore>, Error> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| bad_url(url, "it has no scheme such as dir: or https:"))?;
     match scheme {
-        "dir" | "sqlite" | "bundle" | "files" if rest.is_empty() => Err(bad_url(url, "the path is missing")),
+        "dir" | "sqlite" | "bundle" | "gdbm" | "files" if rest.is_empty() => {
+            Err(bad_url(url, "the path is missing"))
+        }
         "dir" => Ok(Arc::new(Verify::new(Arc::new(Dir::new(rest))))),
         "sqlite" => Ok(Arc::new(Verify::new(Arc::new(Sqlite::new(rest))))),
         "bundle" => Ok(Arc::new(Verify::new(Arc::new(Bundle::new(rest))))),
+        "gdbm" => Ok(Arc::new(Verify::new(Arc::new(Gdbm::new(rest))))),
         // It checks what it makes.
         "files" => match Files::split_url(rest) {
             (root, Some(index)) => Ok(Arc::new(Files::new(root, index))),
             (_, None) => Err(bad_url(url, "the index is missing: files:PATH?index=FILE")),
         },
-        "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default())?)))),
-        "ipfs" => Ok(Arc::new(Verify::new(Arc::new(Ipfs::new(url, Patience::default())?)))),
+        "http" | "https" => Ok(Arc::new(Verify::new(Arc::new(Http::new(url, Patience::default(), access)?)))),
+        "ipfs" => Ok(Arc::new(Verify::new(Arc::new(Ipfs::new(url, Patience::default(), access)?)))),
         "ipfs+http" | "ipfs+https" => {
-            Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default())?))))
+            Ok(Arc::new(Verify::new(Arc::new(Gateway::new(url, Patience::default(), access)?))))
         }
+        // It checks what neighbours give.
+        "lan" if rest.is_empty() => Ok(Arc::new(Lan::browse()?)),
         "exec" if rest.is_empty() => Err(bad_url(url, "the command is missing")),
         "exec" => Ok(Arc::new(Verify::new(Arc::new(Exec::new(rest))))),
         "cache" if rest.is_empty() => Err(bad_url(url, "the directory of the cache is missing")),
@@ -151,35 +168,39 @@ pub fn open_source(url: &str) -> Result<Arc<dyn BlockStore>, Error> {
         "memory" if rest.is_empty() => Ok(Arc::new(Verify::new(Arc::new(Memory::new())))),
         _ => Err(bad_url(
             url,
-            "known are dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
-             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND and memory:",
+            "known are dir:PATH, sqlite:PATH, bundle:FILE, gdbm:FILE, files:PATH, cache:DIR, http://HOST/, https://HOST/, \
+             ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND, lan: and memory:",
         )),
     }
 }
 
 /// Opens the sources that URLs name, best first, as one store ([`Race`]).
-pub fn open_race<S: AsRef<str>>(urls: &[S]) -> Result<Race, Error> {
-    Ok(Race::new(open_each(urls, open_source)?))
+pub fn open_race<S: AsRef<str>>(urls: &[S], access: &Access) -> Result<Race, Error> {
+    Ok(Race::new(open_each(urls, access, open_source)?))
 }
 
 /// Opens URLs, best first, as one store for reading ([`Race`]).
-pub fn open_all<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
-    Ok(Arc::new(open_race(urls)?))
+pub fn open_all<S: AsRef<str>>(urls: &[S], access: &Access) -> Result<Arc<dyn BlockStore>, Error> {
+    Ok(Arc::new(open_race(urls, access)?))
 }
 
 /// Opens several URLs as one store that puts blocks into each of them ([`Every`]).
-pub fn open_every<S: AsRef<str>>(urls: &[S]) -> Result<Arc<dyn BlockStore>, Error> {
-    let mut stores = open_each(urls, open)?;
+pub fn open_every<S: AsRef<str>>(urls: &[S], access: &Access) -> Result<Arc<dyn BlockStore>, Error> {
+    let mut stores = open_each(urls, access, open_with)?;
     if stores.len() == 1 { Ok(stores.remove(0)) } else { Ok(Arc::new(Every::new(stores))) }
 }
 
 type Opened = Result<Arc<dyn BlockStore>, Error>;
 
-fn open_each<S: AsRef<str>>(urls: &[S], open: fn(&str) -> Opened) -> Result<Vec<Arc<dyn BlockStore>>, Error> {
+fn open_each<S: AsRef<str>>(
+    urls: &[S],
+    access: &Access,
+    open: fn(&str, &Access) -> Opened,
+) -> Result<Vec<Arc<dyn BlockStore>>, Error> {
     if urls.is_empty() {
         return Err(bad_url("", "no block store was named"));
     }
-    urls.iter().map(|url| open(url.as_ref())).collect()
+    urls.iter().map(|url| open(url.as_ref(), access)).collect()
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
@@ -205,23 +226,31 @@ mod tests {
             "files:",
             "files:x",
             "bundle:",
+            "gdbm:",
             "cache:",
             "memory:x",
+            "lan:x",
             "ftp://host/",
             "http://",
             "https:",
         ] {
             assert!(matches!(open(url), Err(Error::BadUrl { .. })), "{url}");
         }
-        assert!(matches!(open_all::<&str>(&[]), Err(Error::BadUrl { .. })));
-        assert!(matches!(open_all(&["memory:", "blocks"]), Err(Error::BadUrl { .. })));
+        let access = Access::default();
+        assert!(matches!(open_all::<&str>(&[], &access), Err(Error::BadUrl { .. })));
+        assert!(matches!(open_all(&["memory:", "blocks"], &access), Err(Error::BadUrl { .. })));
     }
 
     #[test]
     fn a_store_is_named_by_its_url() {
-        for url in ["dir:/a b/c", "sqlite:x.db", "bundle:x", "cache:x", "http://host/prefix", "memory:"] {
+        for url in
+            ["dir:/a b/c", "sqlite:x.db", "bundle:x", "gdbm:x", "cache:x", "http://host/prefix", "memory:"]
+        {
             assert_eq!(open(url).expect(url).name(), url);
         }
-        assert_eq!(open_all(&["memory:", "dir:x"]).expect("good URLs").name(), "memory:, dir:x");
+        assert_eq!(
+            open_all(&["memory:", "dir:x"], &Access::default()).expect("good URLs").name(),
+            "memory:, dir:x"
+        );
     }
 }

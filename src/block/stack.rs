@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use super::{
     Block, BlockStore, Cache, CacheStatus, Disk, DiskCache, DiskSettings, DiskStat, Error, Race,
-    SourceStatus, open, open_each, open_source,
+    SourceStatus, open_each, open_source, open_with,
 };
 use crate::eris::Reference;
+use crate::http::Access;
 
 /// How the stores are put together.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,10 @@ pub struct StackSettings {
     pub disk: Option<(PathBuf, DiskSettings)>,
     /// URLs of the stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// How web servers are reached.
+    pub access: Access,
+    /// Bytes a second to each of these; `None`: a megabyte to those across a network.
+    pub reseed_rate: Option<u64>,
 }
 
 /// The stores of a process.
@@ -79,11 +84,16 @@ impl Stack {
     /// Opens the stores that `urls` name, in order of preference. Nothing is asked of them yet. A disk cache that
     /// cannot be used is left out, and the log says why.
     pub fn open<S: AsRef<str>>(urls: &[S], settings: StackSettings) -> Result<Self, Error> {
-        let sources = open_each(urls, open_source)?;
-        let reseed = settings.reseed.iter().map(|url| open(url)).collect::<Result<Vec<_>, _>>()?;
+        let sources = open_each(urls, &settings.access, open_source)?;
+        let reseed = settings.reseed.iter().map(|url| open_with(url, &settings.access));
+        let reseed = reseed.collect::<Result<Vec<_>, _>>()?;
         // What is on this machine anyway would win nothing by a copy.
         let disk = settings.disk.filter(|_| sources.iter().any(|source| source.is_remote()));
-        Ok(Self::over(Race::new(sources).with_reseed(reseed), settings.memory_bytes, disk))
+        Ok(Self::over(
+            Race::new(sources).with_reseed(reseed, settings.reseed_rate),
+            settings.memory_bytes,
+            disk,
+        ))
     }
 
     /// Puts the caches before a race.
@@ -160,7 +170,14 @@ impl Stack {
 
     /// The blocks that are here, as a store: what neither memory nor disk has is not found. No source is asked.
     pub fn held(&self) -> Arc<dyn BlockStore> {
-        Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone() })
+        Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone(), local: Vec::new() })
+    }
+
+    /// The blocks that this machine holds, as a store: those that are [here](Self::held), and those of the sources that lie on it.
+    /// Nobody is asked over a network.
+    pub fn on_this_machine(&self) -> Arc<dyn BlockStore> {
+        let local = self.race.local();
+        Arc::new(HeldStore { memory: self.memory.clone(), disk: self.disk.clone(), local })
     }
 }
 
@@ -169,6 +186,15 @@ impl Stack {
 struct HeldStore {
     memory: Arc<Cache>,
     disk: Option<Disk>,
+    /// Asked after the caches.
+    local: Vec<Arc<dyn BlockStore>>,
+}
+
+impl HeldStore {
+    async fn on_disk(&self, reference: &Reference) -> Option<Block> {
+        let (disk, wanted) = (self.disk.clone()?, *reference);
+        tokio::task::spawn_blocking(move || disk.get(&wanted)).await.ok().flatten()
+    }
 }
 
 /// What messages call it.
@@ -184,16 +210,34 @@ impl BlockStore for HeldStore {
         if let Some(block) = self.memory.peek(reference) {
             return Ok(block);
         }
-        let not_found = || Error::NotFound { reference: *reference, store: HELD.into() };
-        let disk = self.disk.clone().ok_or_else(not_found)?;
-        let wanted = *reference;
-        let read = tokio::task::spawn_blocking(move || disk.get(&wanted)).await;
-        read.ok().flatten().ok_or_else(not_found)
+        if let Some(block) = self.on_disk(reference).await {
+            return Ok(block);
+        }
+        let mut answer = Error::NotFound { reference: *reference, store: HELD.into() };
+        for store in &self.local {
+            match store.get(reference).await {
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => answer = error,
+                block => return block,
+            }
+        }
+        Err(answer)
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
         let on_disk = self.disk.as_ref().is_some_and(|disk| disk.contains(reference));
-        Ok(on_disk || self.memory.peek(reference).is_some())
+        if on_disk || self.memory.peek(reference).is_some() {
+            return Ok(true);
+        }
+        let mut answer = Ok(false);
+        for store in &self.local {
+            match store.has(reference).await {
+                Ok(false) => {}
+                Err(error) => answer = Err(error),
+                here => return here,
+            }
+        }
+        answer
     }
 
     async fn put(&self, _: &Reference, _: Block) -> Result<(), Error> {
@@ -235,7 +279,7 @@ mod tests {
         let settings = |name: &str| StackSettings {
             memory_bytes: 1 << 20,
             disk: Some((dir.path().join(name), DISK)),
-            reseed: Vec::new(),
+            ..StackSettings::default()
         };
         let local = Stack::open(&["dir:/srv/blocks", "memory:"], settings("local")).unwrap();
         assert!(local.disk().is_none() && local.status().disk.is_none());
@@ -247,7 +291,7 @@ mod tests {
     fn a_cache_that_is_too_small_to_be_one_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Some((dir.path().to_owned(), DiskSettings { size: 1, free_floor: 0, resize: true }));
-        let settings = StackSettings { memory_bytes: 1 << 20, disk, reseed: Vec::new() };
+        let settings = StackSettings { memory_bytes: 1 << 20, disk, ..StackSettings::default() };
         assert!(Stack::open(&["http://127.0.0.1:1/"], settings).unwrap().disk().is_none());
     }
 
@@ -270,6 +314,56 @@ mod tests {
         assert!(matches!(held.get(&other).await, Err(Error::NotFound { .. })));
         assert!(!held.has(&other).await.unwrap());
         assert_eq!(counts.requests(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_lies_on_this_machine_is_had_without_a_network() {
+        let (near, [here, _]) = source().await;
+        let far = Arc::new(Memory::new());
+        let block = Block::from(vec![3; 1024]);
+        let elsewhere = reference_of(&block);
+        far.put(&elsewhere, block).await.unwrap();
+        let far = Arc::new(Counted::new(Arc::new(Remote(far))));
+        let counts = far.counts();
+        let stack = Stack::over(Race::new(vec![far, near]), 1 << 20, None);
+        let store = stack.on_this_machine();
+        assert!(store.get(&here).await.is_ok() && store.has(&here).await.unwrap());
+        assert!(matches!(store.get(&elsewhere).await, Err(Error::NotFound { .. })));
+        assert!(!store.has(&elsewhere).await.unwrap());
+        assert_eq!(counts.requests(), 0);
+        // Once it was read, it is here.
+        stack.store().get(&elsewhere).await.unwrap();
+        assert!(store.get(&elsewhere).await.is_ok());
+        assert!(stack.held().get(&here).await.is_err(), "what is cached is told apart from that");
+    }
+
+    /// A store across a network.
+    #[derive(Debug)]
+    struct Remote(Arc<Memory>);
+
+    #[async_trait]
+    impl BlockStore for Remote {
+        fn name(&self) -> &str {
+            "remote"
+        }
+        async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+            self.0.get(reference).await
+        }
+        async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+            self.0.has(reference).await
+        }
+        async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+            self.0.put(reference, block).await
+        }
+        async fn sync(&self) -> Result<(), Error> {
+            Ok(())
+        }
+        fn concurrency(&self) -> usize {
+            self.0.concurrency()
+        }
+        fn is_remote(&self) -> bool {
+            true
+        }
     }
 
     #[tokio::test]

@@ -4,13 +4,15 @@
 //! hostile. A carrier says which request asks for a block, and reads what is its own in the answer.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, HeaderMap},
+    redirect,
 };
 use tokio::{
     sync::{MutexGuard, Semaphore, SemaphorePermit},
@@ -19,7 +21,7 @@ use tokio::{
 
 use super::{Block, Error, Found, Refusal, bad_url};
 use crate::eris::{BlockSize, Reference};
-use crate::http::{self, percent_decoded, retry_after};
+use crate::http::{Access, retry_after};
 
 /// Requests in flight at the most: 1 Gbit/s at 50 ms wants 191 blocks of 32 KiB, and the rest is for answers that are late. As many
 /// connections to a server of HTTP/1; what a server and a line can bear is found out above.
@@ -34,6 +36,10 @@ const CONNECTION_WINDOW: u32 = IN_FLIGHT as u32 * STREAM_WINDOW;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// After so long without an answer, the next request counts as the first again: servers close idle connections.
 const WARM: Duration = Duration::from_secs(30);
+/// Connections to a neighbour are given up before it does so itself, after 30 s: a request on one that is being closed is lost.
+const NEIGHBOUR_IDLE: Duration = Duration::from_secs(20);
+/// What stands for a neighbour that has only an address of the link (IPv6); no DNS has this name (RFC 6761).
+const SCOPED: &str = "neighbour.invalid";
 
 /// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
 /// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
@@ -73,8 +79,8 @@ impl Turn<'_> {
 
 /// A web server, and what is under way with it.
 ///
-/// The password of its URL, if there is one (`https://:TOKEN@HOST/`), is sent as a bearer token (RFC 6750) and shown nowhere;
-/// it does not follow a redirect to another host.
+/// The password of its URL (`https://:TOKEN@HOST/` is a bearer token, RFC 6750), else that of the user's netrc file for its host, is sent
+/// to it and shown nowhere; it does not follow a redirect to another host.
 #[derive(Debug)]
 pub(super) struct Web {
     client: Client,
@@ -89,30 +95,46 @@ pub(super) struct Web {
 
 impl Web {
     /// The server at `address`, an `http` or `https` URL that stands in the URL of the store, `url`. Nothing is asked of it yet.
-    pub(super) fn new(url: &str, address: &str, patience: Patience) -> Result<Self, Error> {
+    pub(super) fn new(url: &str, address: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let mut base = Url::parse(address).map_err(|error| bad_url(url, &error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.query().or(base.fragment()).is_some() {
             return Err(bad_url(url, "what follows must be //HOST/PREFIX, without ? or #"));
         }
-        if !base.username().is_empty() {
-            return Err(bad_url(
-                url,
-                "a token is written as the password, without a user: https://:TOKEN@HOST/",
-            ));
-        }
-        let mut headers = HeaderMap::new();
-        if let Some(token) = base.password() {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", percent_decoded(token)))
-                .map_err(|_| bad_url(url, "the token has characters that HTTP does not allow"))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        base.set_password(None).map_err(|()| bad_url(url, "it names no host"))?;
+        let authorization = access.authorization(&base).map_err(|reason| bad_url(url, reason))?;
+        let headers = authorization.map(|value| (AUTHORIZATION, value)).into_iter().collect();
+        base.set_username("").and(base.set_password(None)).map_err(|()| bad_url(url, "it names no host"))?;
         // As the parser writes the address, with the scheme of the store.
         let scheme = url.split_once(':').map_or(base.scheme(), |(scheme, _)| scheme);
         let rest = base.as_str().split_once(':').map_or("", |(_, rest)| rest);
         let name: Arc<str> = format!("{scheme}:{rest}").into();
-        let client = client(headers, patience).map_err(|error| Error::Unavailable {
+        Self::with(client(access, headers, patience), base, name, patience)
+    }
+
+    /// The server at an address of this link. It is not believed to say where else to go: no redirect is followed.
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
+        let name: Arc<str> = format!("http://{addr}/").into();
+        // A URL cannot tell the link of an address that every link has: a name can, which is resolved here and sent to nobody but it.
+        let is_scoped = matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0);
+        let base = if is_scoped { format!("http://{SCOPED}:{}/", addr.port()) } else { name.to_string() };
+        let base = Url::parse(&base).map_err(|error| bad_url(&name, &error.to_string()))?;
+        // Directly, whatever proxy the user has.
+        let client = Access::default().client(|builder| {
+            builder
+                .redirect(redirect::Policy::none())
+                .resolve(SCOPED, addr)
+                .connect_timeout(patience.connect)
+                .pool_idle_timeout(NEIGHBOUR_IDLE)
+        });
+        Self::with(client, base, name, patience)
+    }
+
+    fn with(
+        client: Result<Client, reqwest::Error>,
+        base: Url,
+        name: Arc<str>,
+        patience: Patience,
+    ) -> Result<Self, Error> {
+        let client = client.map_err(|error| Error::Unavailable {
             reference: None,
             store: Arc::clone(&name),
             retry_after: None,
@@ -289,8 +311,8 @@ impl Web {
 #[error("HTTP status {0}")]
 struct NotNow(StatusCode);
 
-fn client(headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
-    http::client(|builder| {
+fn client(access: &Access, headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
+    access.client(|builder| {
         builder
             .default_headers(headers.clone())
             .connect_timeout(patience.connect)
@@ -311,7 +333,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_request_takes_30_s_even_if_its_turn_never_comes() {
-        let web = Web::new(URL, URL, Patience::default()).expect("a good URL");
+        let web = Web::new(URL, URL, Patience::default(), &Access::default()).expect("a good URL");
         let _all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
         let reference = crate::eris::reference_of(b"a block");
         let begun = Instant::now();
@@ -322,7 +344,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_turn_shortens_what_follows() {
-        let web = Web::new(URL, URL, Patience::default()).expect("a good URL");
+        let web = Web::new(URL, URL, Patience::default(), &Access::default()).expect("a good URL");
         let all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
         let reference = crate::eris::reference_of(b"a block");
         let begun = Instant::now();

@@ -1,12 +1,16 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr; the exit
 //! status is 0, 1 (it failed, one line says why) or 2 (it was called wrongly).
 
+mod audit;
 mod cache;
 mod cat;
 mod check;
+mod contents;
 mod demo;
 mod disk;
+mod export;
 mod get;
+mod import;
 mod index;
 mod keys;
 mod ls;
@@ -14,22 +18,26 @@ mod mount;
 mod offline;
 mod prefetch;
 mod profile;
+mod progress;
 mod publish;
 mod put;
+mod seed;
 mod serve;
+mod share;
 mod signals;
 mod stat;
 mod status;
 mod stores;
 mod substituters;
 mod view;
+mod web;
 mod why;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,6 +48,7 @@ use tracing_subscriber::EnvFilter;
 use crate::block::{self, BlockStore};
 use crate::config::{Config, Environment, parse_duration};
 use crate::control::{self, Control, Daemon};
+use crate::http::Access;
 use signals::Signals;
 
 /// Mount, read and publish Guix and Nix stores as ERIS blocks.
@@ -52,6 +61,9 @@ struct Cli {
     /// Read this config file and no other [default: the user's over /etc/erisfs/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Names and passwords of web servers, in a file as curl reads it [default: that of the config]
+    #[arg(long, global = true, value_name = "FILE")]
+    netrc: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -84,6 +96,14 @@ enum Command {
     Status(status::Status),
     /// Tell what a read of a file costs: what of it is here, and where the rest would come from
     Why(why::Why),
+    /// Copy all blocks of contents to other block stores
+    Seed(seed::Seed),
+    /// Write contents with all their blocks into one file, for a stick
+    Export(export::Export),
+    /// Put the blocks of such a file into block stores, and print its URNs
+    Import(import::Import),
+    /// Tell which blocks of contents which block store lacks
+    Audit(audit::Audit),
     /// Look after the disk cache
     Cache(cache::Cache),
     /// Record what a program reads when it starts, so that it starts faster from a new mount
@@ -95,7 +115,7 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, files:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, http(s)://HOST/
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,
@@ -114,26 +134,33 @@ impl Blocks {
     /// The stores that were named anywhere; `cache:` alone is the disk cache of the user.
     fn urls_if_any(&self, session: &Session) -> anyhow::Result<Option<Vec<String>>> {
         let urls = if self.urls.is_empty() { &session.config.stores } else { &self.urls };
-        let named = urls.iter().map(|url| match url.as_str() {
-            "cache:" => {
-                let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
-                own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
-            }
-            url => index::with_index(&session.environment, url),
-        });
-        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        let named = named(session, urls)?;
         Ok(Some(named).filter(|urls| !urls.is_empty()))
     }
 
     /// The stores as one that is read, in order of preference.
     fn open(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_all(&self.urls(session)?))
+        let urls = self.urls(session)?;
+        opened(block::open_all(&urls, &session.access_to(&urls)?))
     }
 
     /// The stores as one that is written: each of them gets every block.
     fn open_to_put(&self, session: &Session) -> anyhow::Result<Arc<dyn BlockStore>> {
-        opened(block::open_every(&self.urls(session)?))
+        let urls = self.urls(session)?;
+        opened(block::open_every(&urls, &session.access_to(&urls)?))
     }
+}
+
+/// The URLs as block stores are opened by: `cache:` alone is the disk cache of the user, `files:` alone has its usual index.
+fn named(session: &Session, urls: &[String]) -> anyhow::Result<Vec<String>> {
+    let named = urls.iter().map(|url| match url.as_str() {
+        "cache:" => {
+            let own = disk::directory(session, None).map(|dir| format!("cache:{}", dir.display()));
+            own.ok_or_else(|| Usage("cache: there is no HOME, so name its directory".into()).into())
+        }
+        url => index::with_index(&session.environment, url),
+    });
+    named.collect()
 }
 
 fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
@@ -147,6 +174,8 @@ fn opened<S>(store: Result<S, block::Error>) -> anyhow::Result<S> {
 struct Session {
     environment: Environment,
     config: Config,
+    netrc: Option<PathBuf>,
+    access: OnceLock<Access>,
     runtime: Runtime,
 }
 
@@ -186,7 +215,7 @@ const ENDING: Duration = Duration::from_secs(2);
 fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
-    let context = Session { environment, config, runtime };
+    let context = Session { environment, config, netrc: cli.netrc, access: OnceLock::new(), runtime };
     let patience = if matches!(cli.command, Command::Publish(_)) { ENDING } else { Duration::ZERO };
     let result = match cli.command {
         Command::Put(put) => put.run(&context),
@@ -202,6 +231,10 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Serve(serve) => serve.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Why(why) => why.run(&context),
+        Command::Seed(seed) => seed.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Import(import) => import.run(&context),
+        Command::Audit(audit) => audit.run(&context),
         Command::Cache(cache) => cache.run(&context),
         Command::Profile(profile) => profile.run(&context),
         Command::Demo(demo) => demo.run(&context),

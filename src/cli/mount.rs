@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::share::ShareFlags;
 use super::view::{Opened, View};
 use super::{SaidAlready, Session, Signals, Usage, listen, profile};
 use crate::config;
@@ -29,6 +30,8 @@ const QUIET: Duration = Duration::from_secs(10);
 pub(super) struct Mount {
     #[command(flatten)]
     view: View,
+    #[command(flatten)]
+    share: ShareFlags,
     /// Mount options, separated by commas: timeout=SECONDS, symlinks=relative, allow_other, uid=N, ...
     #[arg(short = 'o', value_name = "OPT,...")]
     options: Vec<String>,
@@ -51,6 +54,7 @@ pub(super) struct Mount {
 
 impl Mount {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        self.share.check()?;
         let config = &session.config;
         let mut defaults = Options::default();
         defaults.timeout = config.deadlines.read;
@@ -78,6 +82,7 @@ impl Mount {
         let process = Process::new(stack, tree, mounted.requests().clone());
         let place = mounted.mountpoint().to_string_lossy().into_owned();
         let _control = listen(session, Daemon { face: Face::Mount, place, process: process.clone() });
+        let _shared = self.share.start(session, &process).await?;
         if let Some(addr) = &options.metrics {
             let server = Server::bind_metrics(addr, process).await;
             let server = server.with_context(|| format!("cannot listen at {addr}"))?;

@@ -1,22 +1,20 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::disk::DiskFlags;
 use super::offline::{Local, absent_line, line, outcome};
+use super::progress::Progress;
 use super::{Blocks, Session, Signals, Usage};
 use crate::block::{Disk, Memory};
 use crate::config::Size;
-use crate::offline::{Event, Observer, Order, Prefetched};
+use crate::offline::{Order, Prefetched};
 
-/// How often the progress bar is drawn anew when nothing happens.
-const TICK: Duration = Duration::from_millis(200);
 /// How long a cache is waited for that gets another size: a quarter of a terabyte on a fast disk, and a tenth of that on a slow one.
 const RESIZE: Duration = Duration::from_secs(600);
 /// So long nothing is said about it.
@@ -80,11 +78,11 @@ impl Bring {
         let done = tokio::select! {
             done = work => done,
             () = signals.any() => {
-                progress.bar.finish_and_clear();
+                progress.end();
                 return Err(stopped());
             }
         };
-        progress.bar.finish_and_clear();
+        progress.end();
         let done = done?;
         for loss in &done.losses {
             eprintln!("{}: {} blocks or more could not be had: {}", loss.name, loss.blocks, loss.reason);
@@ -120,7 +118,7 @@ async fn ready(cache: &Disk) -> anyhow::Result<()> {
     Ok(done.context("the cache could not be waited for")??)
 }
 
-fn rate(text: &str) -> Result<Size, String> {
+pub(super) fn rate(text: &str) -> Result<Size, String> {
     match text.parse::<Size>() {
         // Slower than a block a second, and deadlines would be longer than anybody waits.
         Ok(Size(rate)) if rate < 32 << 10 => Err("32K a second is the least".into()),
@@ -142,50 +140,4 @@ fn summary(done: &Prefetched, took: Duration) -> String {
         HumanBytes(done.bytes),
         HumanBytes((done.bytes as f64 / seconds.max(0.001)) as u64),
     )
-}
-
-/// The bar on stderr; nothing is shown where that is no terminal.
-struct Progress {
-    bar: ProgressBar,
-    paths: AtomicU64,
-    walked: AtomicU64,
-}
-
-impl Progress {
-    fn start() -> Self {
-        let style = ProgressStyle::with_template(
-            "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
-        );
-        let bar = ProgressBar::new(0).with_style(style.expect("the template is right"));
-        bar.enable_steady_tick(TICK);
-        Progress { bar, paths: AtomicU64::new(0), walked: AtomicU64::new(0) }
-    }
-
-    fn show_paths(&self) {
-        self.bar.set_prefix(format!("{}/{}", self.walked.load(Relaxed), self.paths.load(Relaxed)));
-    }
-}
-
-impl Observer for Progress {
-    fn observe(&self, event: Event) {
-        match event {
-            Event::Selected { paths, bytes } => {
-                self.paths.store(paths, Relaxed);
-                self.bar.set_length(bytes);
-                self.bar.reset_eta();
-                self.show_paths();
-            }
-            Event::Opened { announced, bytes } => {
-                self.bar.inc_length(bytes);
-                self.bar.dec_length(announced);
-            }
-            // What did not travel must not count for the rate.
-            Event::Here { bytes } => self.bar.dec_length(bytes),
-            Event::Fetched { bytes } => self.bar.inc(bytes),
-            Event::Walked => {
-                self.walked.fetch_add(1, Relaxed);
-                self.show_paths();
-            }
-        }
-    }
 }

@@ -128,7 +128,7 @@ impl Publish {
         settings: Settings,
         progress: Arc<Progress>,
     ) -> anyhow::Result<Published> {
-        let web = web(session, None, None)?;
+        let web = web(session, None)?;
         let from = substituter::open(url, &web).map_err(|error| match error {
             substituter::Error::BadUrl { .. } => Usage(error.to_string()).into(),
             error => anyhow::Error::from(error),

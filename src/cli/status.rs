@@ -71,6 +71,7 @@ struct Shown {
     blocks: Blocks,
     tree: Tree,
     requests: Vec<Requests>,
+    sharing: Option<Sharing>,
     ratios: Ratios,
 }
 
@@ -154,6 +155,18 @@ struct Requests {
 }
 
 #[derive(Debug, Deserialize)]
+struct Sharing {
+    port: u16,
+    rate: u64,
+    max_connections: usize,
+    connections: u64,
+    blocks: u64,
+    bytes: u64,
+    lacked: u64,
+    refused: u64,
+}
+
+#[derive(Debug, Deserialize)]
 struct Ratios {
     frame_hits: Option<f64>,
     memory_hits: Option<f64>,
@@ -202,6 +215,7 @@ impl Shown {
             DecimalBytes(fetched),
             times.unwrap_or_default()
         ));
+        self.sharing.iter().for_each(|sharing| sharing.tell(&mut lines));
         let asked = self.requests.iter().filter(|requests| requests.count > 0);
         let asked: Vec<_> =
             asked.map(|requests| format!("{} {}", HumanCount(requests.count), requests.kind)).collect();
@@ -266,6 +280,25 @@ impl Download {
         let source = self.source.as_ref().map(|source| format!(" from {source}"));
         let (arrived, size) = (DecimalBytes(self.arrived), DecimalBytes(self.nar_size));
         lines.push(format!("            {arrived} of {size}{}", source.unwrap_or_default()));
+    }
+}
+
+impl Sharing {
+    fn tell(&self, lines: &mut Vec<String>) {
+        lines.push(format!(
+            "  sharing   {} in {} blocks given, {} not here, {} refused",
+            DecimalBytes(self.bytes),
+            HumanCount(self.blocks),
+            HumanCount(self.lacked),
+            HumanCount(self.refused)
+        ));
+        lines.push(format!(
+            "            {} of {} connections, at most {}/s, port {}",
+            self.connections,
+            self.max_connections,
+            DecimalBytes(self.rate),
+            self.port
+        ));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::DiskFlags;
-use super::{Blocks, Session, opened};
+use super::{Blocks, Session, named, opened};
 use crate::block::{Disk, DiskError, Stack, StackSettings};
 use crate::download::{Downloads, Scratch, Verified};
 use crate::substituter::Substituters;
@@ -48,10 +48,13 @@ impl Stores {
             },
             (None, None, None) => blocks.urls(session)?,
         };
+        let access = session.access_to(&[&urls[..], &session.config.reseed].concat())?;
         let settings = StackSettings {
             memory_bytes: session.config.cache.memory.bytes(),
             disk: disk.clone(),
-            reseed: session.config.reseed.clone(),
+            reseed: named(session, &session.config.reseed)?,
+            reseed_rate: session.config.reseed_rate.map(|rate| rate.0),
+            access,
         };
         let stack = opened(Stack::open(&urls, settings))?;
         let nars = match (downloads, stack.disk(), &scratch, disk) {

@@ -1,17 +1,14 @@
 //! Which substitute servers are asked, how they are reached, and whose signatures count.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::{Session, Usage, keys};
-use crate::config;
+use crate::lan::{Neighbours, ServiceKind};
 use crate::store::TrustedKeys;
-use crate::substituter::{
-    self, Netrc, Policy, Proxies, SetSettings, Substituter, Substituters, Unsigned, Web, WebSettings,
-};
+use crate::substituter::{self, Policy, SetSettings, Substituter, Substituters, Unsigned, Web, WebSettings};
 
 /// Where Nix has its config.
 const NIX_CONF: &str = "/etc/nix/nix.conf";
@@ -23,7 +20,7 @@ const GUIX_ACL: &str = "/etc/guix/acl";
 /// Substitute servers, and whom to believe.
 #[derive(Debug, Args)]
 pub(super) struct SubstituterFlags {
-    /// A substitute server: http(s)://HOST/, file:DIR (repeatable, in order of preference) [default: those of the
+    /// A substitute server: http(s)://HOST/, file:DIR, lan: for those of neighbours (repeatable, in order of preference) [default: those of the
     /// config]
     #[arg(long = "substituter", value_name = "URL")]
     substituters: Vec<String>,
@@ -47,9 +44,6 @@ pub(super) struct SubstituterFlags {
     /// Who fetches ipfs://CID: http(s)://GATEWAY, or ipfs://HOST:5001, the RPC of a node [default: that of the config]
     #[arg(long, value_name = "URL")]
     ipfs: Option<String>,
-    /// Names and passwords of substitute servers, in a file as curl reads it [default: that of the config]
-    #[arg(long, value_name = "FILE")]
-    netrc: Option<PathBuf>,
 }
 
 impl SubstituterFlags {
@@ -69,10 +63,22 @@ impl SubstituterFlags {
             };
         }
         let policy = self.policy(session, unsigned)?;
-        let web = web(session, self.netrc.as_deref(), self.ipfs.as_deref())?;
+        let web = web(session, self.ipfs.as_deref())?;
+        let nearby = servers.iter().position(|url| url == substituter::NEIGHBOURS);
+        let servers = servers.iter().filter(|url| *url != substituter::NEIGHBOURS);
         let servers = opened(servers, &web)?;
         let overlays = opened(given(&self.overlays, &session.config.overlays), &web)?;
-        Ok(Some(Substituters::new(servers, overlays, policy, kept(session))))
+        let substituters = Substituters::new(servers, overlays, policy, kept(session));
+        let Some(position) = nearby else { return Ok(Some(substituters)) };
+        let neighbours = Neighbours::browse(ServiceKind::GuixPublish)?;
+        Ok(Some(substituters.with_neighbours(position, neighbours, Arc::new(Web::for_neighbours()?))))
+    }
+
+    /// Whether the servers of neighbours are among those that were named.
+    pub(super) fn name_neighbours(&self, session: &Session) -> bool {
+        given(&self.substituters, &session.config.substituters)
+            .iter()
+            .any(|url| url == substituter::NEIGHBOURS)
     }
 
     /// What the servers said before, as far as it was kept: asks none of them. `None`: no server was named.
@@ -118,33 +124,12 @@ fn kept(session: &Session) -> SetSettings {
     SetSettings { on_disk, ..SetSettings::default() }
 }
 
-/// How web servers are reached.
-pub(super) fn web(session: &Session, netrc: Option<&Path>, ipfs: Option<&str>) -> anyhow::Result<Arc<Web>> {
-    let (config, environment) = (&session.config, &session.environment);
-    let netrc = match netrc.or(config.http.netrc.as_deref()) {
-        Some(file) => {
-            let text = keys::text(file).map_err(|error| wrong("--netrc", file, error))?;
-            Netrc::parse(&text).map_err(|error| wrong("--netrc", file, error))?
-        }
-        None => Netrc::default(),
-    };
-    let no_proxy = environment.proxies.no_proxy.clone();
-    let proxies = match &config.http.proxy {
-        Some(url) => Proxies { all: Some(url.clone()), no_proxy, ..Proxies::default() },
-        None => {
-            let config::Proxies { http, https, all, .. } = environment.proxies.clone();
-            Proxies { http, https, all, no_proxy }
-        }
-    };
-    let ca = match config.http.ca_file.as_ref().or(environment.ca_file.as_ref()) {
-        Some(file) => Some(fs::read(file).map_err(|error| wrong("http.ca-file", file, error))?),
-        None => None,
-    };
-    let ipfs = ipfs.or(config.ipfs.as_deref());
-    let ipfs = ipfs.map(|url| url.parse()).transpose();
+/// The client of the substitute servers.
+pub(super) fn web(session: &Session, ipfs: Option<&str>) -> anyhow::Result<Arc<Web>> {
+    let ipfs = ipfs.or(session.config.ipfs.as_deref()).map(|url| url.parse()).transpose();
     let ipfs = ipfs.map_err(|error: substituter::NotIpfs| Usage(format!("--ipfs: {error}")))?;
-    let settings = WebSettings { netrc, proxies, ca, ipfs, ..WebSettings::default() };
-    Ok(Arc::new(Web::new(settings).map_err(|error| Usage(error.to_string()))?))
+    let settings = WebSettings { access: session.access()?.clone(), ipfs, ..WebSettings::default() };
+    Ok(Arc::new(Web::new(settings)?))
 }
 
 /// What the command line says, else what the config says.
@@ -152,10 +137,10 @@ fn given<'a>(flags: &'a [String], config: &'a [String]) -> &'a [String] {
     if flags.is_empty() { config } else { flags }
 }
 
-fn opened(urls: &[String], web: &Arc<Web>) -> Result<Vec<Arc<dyn Substituter>>, Usage> {
-    urls.iter().map(|url| substituter::open(url, web).map_err(|error| Usage(error.to_string()))).collect()
-}
-
-fn wrong(flag: &str, file: &Path, reason: impl std::fmt::Display) -> Usage {
-    Usage(format!("{flag} {}: {reason}", file.display()))
+fn opened<'a>(
+    urls: impl IntoIterator<Item = &'a String>,
+    web: &Arc<Web>,
+) -> Result<Vec<Arc<dyn Substituter>>, Usage> {
+    let urls = urls.into_iter();
+    urls.map(|url| substituter::open(url, web).map_err(|error| Usage(error.to_string()))).collect()
 }

@@ -64,6 +64,11 @@ pub(super) struct Look {
 }
 
 impl View {
+    /// Whether substitutes of neighbours are taken.
+    pub(super) fn asks_neighbours(&self, session: &Session) -> bool {
+        self.substituters.name_neighbours(session)
+    }
+
     /// Opens all catalogs, each within `timeout`. `unsigned` says what becomes of narinfos of servers that no trusted key signed.
     pub(super) async fn open(
         &self,

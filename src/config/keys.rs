@@ -17,13 +17,16 @@ pub(super) struct Key {
 }
 
 const SIZE: &str = "a size in quotes with K, M, G or T, such as \"20G\"";
+const RATE: &str = "bytes a second in quotes with K, M or G, such as \"2M\", and at least 32K";
+/// A block a second: with less, what waits would be dropped rather than sent.
+const LEAST_RATE: u64 = 32 << 10;
 const STRINGS: &str = "an array of texts, such as [\"dir:/srv/blocks\"]";
 const PATH: &str = "an absolute path in quotes";
 const URL: &str = "a URL in quotes";
 const FLAG: &str = "true or false";
 
 /// In the order of docs/configuration.md.
-pub(super) const KEYS: [Key; 24] = [
+pub(super) const KEYS: [Key; 28] = [
     Key { name: "stores", expects: STRINGS, set: |config, value| put(&mut config.stores, strings(value)) },
     Key {
         name: "catalogs",
@@ -31,6 +34,14 @@ pub(super) const KEYS: [Key; 24] = [
         set: |config, value| put(&mut config.catalogs, strings(value)),
     },
     Key { name: "reseed", expects: STRINGS, set: |config, value| put(&mut config.reseed, strings(value)) },
+    Key {
+        name: "reseed-rate",
+        expects: RATE,
+        set: |config, value| {
+            let rate = size(value).filter(|rate| rate.0 >= LEAST_RATE);
+            put(&mut config.reseed_rate, rate.map(Some))
+        },
+    },
     Key {
         name: "substituters",
         expects: STRINGS,
@@ -145,6 +156,27 @@ pub(super) const KEYS: [Key; 24] = [
             put(&mut config.metrics.listen, Some(Some(listen.to_owned())))
         },
     },
+    Key {
+        name: "share.listen",
+        expects: "HOST:PORT in quotes, such as \"0.0.0.0:7711\"",
+        set: |config, value| {
+            let listen = value.as_str().filter(|listen| is_address(listen))?;
+            put(&mut config.share.listen, Some(Some(listen.to_owned())))
+        },
+    },
+    Key {
+        name: "share.rate",
+        expects: "bytes a second in quotes, such as \"2M\", and not 0",
+        set: |config, value| put(&mut config.share.rate, size(value).filter(|rate| rate.0 > 0)),
+    },
+    Key {
+        name: "share.connections",
+        expects: "a number from 1 to 65535",
+        set: |config, value| {
+            let connections = value.as_integer().and_then(|number| number.as_str().parse().ok());
+            put(&mut config.share.connections, connections.filter(|connections| *connections > 0))
+        },
+    },
 ];
 
 /// Whether it has the form `HOST:PORT`.
@@ -194,6 +226,7 @@ mod tests {
         for key in &KEYS {
             let right: &[&str] = match key.expects {
                 SIZE => &["\"20G\"", "\"0\""],
+                RATE => &["\"2M\"", "\"32K\""],
                 STRINGS => &["[]", "[\"a\", \"b\"]"],
                 FLAG => &["true", "false"],
                 PATH => &["\"/var/cache\""],
@@ -201,7 +234,9 @@ mod tests {
                 _ => match key.name {
                     "deadlines.read" => &["\"30s\"", "\"500ms\""],
                     "prefetch.closure" => &["\"auto\"", "\"never\""],
-                    "metrics.listen" => &["\"127.0.0.1:9120\"", "\"[::1]:0\""],
+                    "metrics.listen" | "share.listen" => &["\"127.0.0.1:9120\"", "\"[::1]:0\""],
+                    "share.rate" => &["\"2M\"", "\"100K\""],
+                    "share.connections" => &["1", "200"],
                     other => panic!("{other} is not tested"),
                 },
             };
@@ -209,7 +244,7 @@ mod tests {
                 let text = format!("{} = {value}", key.name);
                 assert_eq!(parse::apply(&mut Config::default(), &text), Ok(()), "{text}");
             }
-            for value in ["5", "\"soon\"", "[1]", "1.5", "2026-11-21", "{}"] {
+            for value in ["70000", "\"soon\"", "[1]", "1.5", "2026-11-21", "{}"] {
                 let text = format!("{} = {value}", key.name);
                 assert!(parse::apply(&mut Config::default(), &text).is_err(), "{text}");
             }

@@ -33,8 +33,10 @@ pub struct Config {
     pub stores: Vec<String>,
     /// `catalogs`: URNs of the catalogs that are shown.
     pub catalogs: Vec<String>,
-    /// `reseed`: those of the stores that get what they lacked.
+    /// `reseed`: URLs of stores that get what they lacked.
     pub reseed: Vec<String>,
+    /// `reseed-rate`: bytes a second to each of them; `None`: a usual rate for those across a network.
+    pub reseed_rate: Option<Size>,
     /// `substituters`: URLs of substitute servers, in order of preference.
     pub substituters: Vec<String>,
     /// `overlays`: URLs of places whose narinfos add ERIS contents to those of the servers.
@@ -53,6 +55,8 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// `[metrics]`.
     pub metrics: Metrics,
+    /// `[share]`.
+    pub share: Share,
 }
 
 /// `[trust]`: whose signatures count.
@@ -141,12 +145,24 @@ pub struct Metrics {
     pub listen: Option<String>,
 }
 
+/// `[share]`: what neighbours get where `--share` says that they get something.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// `listen`: `HOST:PORT` at which they ask; `None`: at all addresses, where the system chooses.
+    pub listen: Option<String>,
+    /// `rate`: bytes of blocks a second, for all together.
+    pub rate: Size,
+    /// `connections`: at a time, of all together.
+    pub connections: u16,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             stores: Vec::new(),
             catalogs: Vec::new(),
             reseed: Vec::new(),
+            reseed_rate: None,
             substituters: Vec::new(),
             overlays: Vec::new(),
             ipfs: None,
@@ -168,6 +184,8 @@ impl Default for Config {
                 push: true,
             },
             metrics: Metrics { listen: None },
+            // Two thirds of 100 Mbit/s, which old switches and good radio bear; and connections for some readers with 16 each.
+            share: Share { listen: None, rate: Size(8 << 20), connections: 128 },
         }
     }
 }

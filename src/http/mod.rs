@@ -1,10 +1,17 @@
 //! What all HTTP clients of the program share: how they are made, and how a URL is shown.
 //!
 //! Carriers of blocks and substitute servers have different needs of patience and of connections; the name by which
-//! the program calls itself, the TLS behind `https` and how far a redirect is followed are the same.
+//! the program calls itself, the TLS behind `https`, how far a redirect is followed, and the proxies, certificates and
+//! passwords of the user ([`Access`]) are the same.
 
+mod access;
+mod netrc;
+mod proxies;
 mod retry_after;
 
+pub use access::{Access, Unusable};
+pub use netrc::{Netrc, NetrcError};
+pub use proxies::Proxies;
 pub use retry_after::retry_after;
 
 use std::sync::Once;
@@ -15,7 +22,7 @@ use reqwest::{Client, ClientBuilder, redirect};
 pub const REDIRECTS: usize = 3;
 
 /// A client of the program, with what `more` says besides.
-pub fn client(more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, reqwest::Error> {
+fn client(more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, reqwest::Error> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // An error says that the program has chosen one already, which will do.
@@ -26,7 +33,9 @@ pub fn client(more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, r
             Client::builder()
                 .user_agent(concat!("erisfs/", env!("CARGO_PKG_VERSION")))
                 .redirect(redirect::Policy::limited(REDIRECTS))
-                .referer(false),
+                .referer(false)
+                // Of the environment only `config` knows, whose proxies come with `Access`.
+                .no_proxy(),
         )
     };
     // Without the system's certificates, as in a bare container, plain HTTP still works, and HTTPS fails when it is

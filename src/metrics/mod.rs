@@ -5,11 +5,13 @@
 
 mod prometheus;
 mod requests;
+mod sharing;
 
 pub use prometheus::{CONTENT_TYPE, text};
 pub use requests::{BOUNDS, Counted, RequestStatus, Requests};
+pub use sharing::{Connected, Sharing, SharingLimits, SharingStatus};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -26,6 +28,7 @@ pub struct Process {
     pub tree: Arc<Tree>,
     /// What was asked.
     pub requests: Arc<Requests>,
+    sharing: OnceLock<Arc<Sharing>>,
     started: Instant,
 }
 
@@ -40,6 +43,8 @@ pub struct Snapshot {
     pub tree: TreeStatus,
     /// What was asked, by kind.
     pub requests: Vec<RequestStatus>,
+    /// What neighbours had, where something is shared with them.
+    pub sharing: Option<SharingStatus>,
     /// What follows from the figures above.
     pub ratios: Ratios,
 }
@@ -60,7 +65,12 @@ pub struct Ratios {
 impl Process {
     /// A process that begins now.
     pub fn new(stack: Arc<Stack>, tree: Arc<Tree>, requests: Arc<Requests>) -> Arc<Self> {
-        Arc::new(Process { stack, tree, requests, started: Instant::now() })
+        Arc::new(Process { stack, tree, requests, sharing: OnceLock::new(), started: Instant::now() })
+    }
+
+    /// Something is shared with neighbours, and this counts it. Only the first call counts.
+    pub fn share(&self, sharing: Arc<Sharing>) {
+        self.sharing.get_or_init(|| sharing);
     }
 
     /// The figures as they are now. Asks the index of the disk cache: milliseconds, so not for an async thread.
@@ -75,7 +85,9 @@ impl Process {
                 .then(|| blocks.fetched_bytes() as f64 / tree.read_bytes as f64),
         };
         let requests = self.requests.status();
-        Snapshot { uptime_seconds: self.started.elapsed().as_secs_f64(), blocks, tree, requests, ratios }
+        let sharing = self.sharing.get().map(|sharing| sharing.status());
+        let uptime_seconds = self.started.elapsed().as_secs_f64();
+        Snapshot { uptime_seconds, blocks, tree, requests, sharing, ratios }
     }
 }
 
@@ -124,6 +136,8 @@ mod tests {
         let requests = Requests::new(&["read"]);
         requests.begin("read").end(false);
         requests.begin("read").end(true);
+        let sharing = Sharing::new(SharingLimits { port: 4711, rate: 8 << 20, max_connections: 64 });
+        sharing.gave(1024);
         Snapshot {
             uptime_seconds: 1.5,
             blocks: StackStatus { sources: vec![source], disk: None, memory },
@@ -135,6 +149,7 @@ mod tests {
                 downloads: Vec::new(),
             },
             requests: requests.status(),
+            sharing: Some(sharing.status()),
             ratios: Ratios { frame_hits: None, memory_hits: None, disk_hits: None, amplification: None },
         }
     }

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{BOUNDS, Snapshot};
+use super::{BOUNDS, SharingStatus, Snapshot};
 use crate::block::{DiskStatus, SourceState, SourceStatus};
 
 /// The media type of [`text`].
@@ -53,7 +53,7 @@ const fn gauge(
 }
 
 /// In the order of docs/operation.md.
-const METRICS: [Metric; 33] = [
+const METRICS: [Metric; 38] = [
     gauge("uptime_seconds", "Since this process began", |at, take| take(&[], at.uptime_seconds)),
     gauge("source_up", "1 while the source is asked, 0 while it cools down after failures", |at, take| {
         sources(at, take, |source| f64::from(u8::from(source.state == SourceState::Up)))
@@ -143,6 +143,23 @@ const METRICS: [Metric; 33] = [
     counter("request_errors", "Requests that failed for a reason that is not the asker's", |at, take| {
         at.requests.iter().try_for_each(|kind| take(&[("kind", kind.kind)], kind.errors))
     }),
+    gauge("share_connections", "Neighbours' connections that are open", |at, take| {
+        shared(at, take, |sharing| sharing.connections as f64)
+    }),
+    counter("share_blocks", "Blocks that neighbours got", |at, take| {
+        shared(at, take, |sharing| sharing.blocks)
+    }),
+    counter("share_bytes", "Bytes of the blocks that neighbours got", |at, take| {
+        shared(at, take, |sharing| sharing.bytes)
+    }),
+    counter("share_lacked", "Blocks neighbours asked for that are not here", |at, take| {
+        shared(at, take, |sharing| sharing.lacked)
+    }),
+    counter(
+        "share_refused",
+        "Connections and blocks that neighbours were refused for being too many",
+        |at, take| shared(at, take, |sharing| sharing.refused),
+    ),
 ];
 
 /// The one histogram, after all others.
@@ -169,6 +186,10 @@ fn timed(
 
 fn disk<T>(at: &Snapshot, take: &mut Take<T>, figure: fn(&DiskStatus) -> T) -> fmt::Result {
     at.blocks.disk.as_ref().map_or(Ok(()), |disk| take(&[], figure(disk)))
+}
+
+fn shared<T>(at: &Snapshot, take: &mut Take<T>, figure: fn(&SharingStatus) -> T) -> fmt::Result {
+    at.sharing.as_ref().map_or(Ok(()), |sharing| take(&[], figure(sharing)))
 }
 
 /// The text that a scrape gets.

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::pace::Pace;
 use crate::block::{Block, BlockStore, Disk, Error, Refusal, Stored};
 use crate::eris::{BlockSize, Reference};
+use crate::pace::Pace;
 
 /// Where blocks come from, and how fast.
 #[derive(Debug)]

@@ -6,7 +6,6 @@
 
 mod check;
 mod keep;
-mod pace;
 mod prefetch;
 mod pull;
 mod select;
@@ -19,6 +18,7 @@ pub use check::{Held, Report};
 pub use prefetch::{Order, Prefetched};
 pub use pull::{Event, Loss, Observer};
 pub use select::Absent;
+pub(crate) use select::{Item, Selection, select};
 
 use crate::block::{BlockStore, Disk, DiskError};
 use crate::content::{Deadline, Fetch};

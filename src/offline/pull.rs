@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::NODE_BYTES;
@@ -72,7 +73,7 @@ impl Observer for Unobserved {
 }
 
 /// Blocks of a store path that could not be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Loss {
     /// The store path, or the catalog.
     pub name: String,

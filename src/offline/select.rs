@@ -19,20 +19,20 @@ const LOOKUPS: usize = 16;
 
 /// A store path that was asked for, or a part of it.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// `HASH-NAME`, or `HASH-NAME/PATH`.
-    pub(super) name: String,
-    pub(super) path: StorePath,
+    pub(crate) name: String,
+    pub(crate) path: StorePath,
     /// What a catalog says of it.
-    pub(super) facts: Option<Facts>,
-    pub(super) resolved: Resolved,
+    pub(crate) facts: Option<Facts>,
+    pub(crate) resolved: Resolved,
     /// What is wanted of it; none for everything.
-    pub(super) below: Option<Vec<u8>>,
+    pub(crate) below: Option<Vec<u8>>,
 }
 
 impl Item {
     /// Its size as it is kept here, as far as the narinfo tells.
-    pub(super) fn announced(&self) -> u64 {
+    pub(crate) fn announced(&self) -> u64 {
         let narinfo = self.resolved.narinfo();
         let sizes = narinfo.downloads().iter().filter_map(|download| download.file_size);
         match self.is_whole() {
@@ -42,12 +42,12 @@ impl Item {
     }
 
     /// Whether it comes as a whole NAR, since nobody bound an ERIS content to it.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.resolved.content(self.facts).is_none()
     }
 
     /// The content by which it is read here: the one that is bound to it, or the one that was hashed; `None` if there is none yet.
-    pub(super) async fn content(
+    pub(crate) async fn content(
         &self,
         substitutes: Option<(&Substitutes, Deadline)>,
     ) -> Result<Option<(ReadCapability, Expected)>, tree::Error> {
@@ -69,10 +69,10 @@ pub struct Absent {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Selection {
+pub(crate) struct Selection {
     /// Each store path once, in the order found; of one that is wanted whole no part besides.
-    pub(super) items: Vec<Item>,
-    pub(super) absent: Vec<Absent>,
+    pub(crate) items: Vec<Item>,
+    pub(crate) absent: Vec<Absent>,
 }
 
 /// A store path that is to be looked up.
@@ -87,7 +87,7 @@ struct Wanted {
 }
 
 /// Looks up `paths`, and with `closure` all that they refer to; each look-up may take `wait`.
-pub(super) async fn select(
+pub(crate) async fn select(
     sources: &Sources,
     paths: &[OsString],
     closure: bool,

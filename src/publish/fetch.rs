@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -51,7 +51,7 @@ async fn pause(error: &Error, attempt: u32) {
 enum Piece {
     Bytes(Bytes),
     End,
-    Failed(Error),
+    Failed(io::Error),
 }
 
 /// The reader's end, for a blocking thread.
@@ -84,11 +84,28 @@ impl Transfer {
                 Err(error) => {
                     attempt = if sent > before { 0 } else { attempt + 1 };
                     if !error.is_transient() || attempt >= ATTEMPTS {
-                        break Piece::Failed(error);
+                        break Piece::Failed(io::Error::other(error));
                     }
                     tracing::debug!("{url}: goes on at byte {sent}: {error}");
                     pause(&error, attempt).await;
                 }
+            }
+        };
+        // A reader that is gone wants no more.
+        let _ = self.pieces.send(last).await;
+    }
+
+    /// Passes on what comes from elsewhere.
+    pub async fn pass(self, mut body: impl Stream<Item = io::Result<Bytes>> + Unpin) {
+        let last = loop {
+            match body.next().await {
+                Some(Ok(bytes)) => {
+                    if self.pieces.send(Piece::Bytes(bytes)).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(error)) => break Piece::Failed(error),
+                None => break Piece::End,
             }
         };
         // A reader that is gone wants no more.
@@ -122,7 +139,7 @@ impl Read for Reader {
             match self.pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => self.current = bytes,
                 Some(Piece::End) => self.ended = true,
-                Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
+                Some(Piece::Failed(error)) => return Err(error),
                 None => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }

@@ -5,6 +5,7 @@
 //! was published before is only checked ([`Settings::state`]). A narinfo is written when the blocks it
 //! promises are safe in the store, so an interrupted run leaves nothing but true narinfos and spare blocks.
 
+mod anew;
 mod cached;
 mod check;
 pub mod database;
@@ -22,6 +23,7 @@ mod state;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::anew::{put_file, put_nar};
 pub use self::cached::{Binding, bind_cache};
 pub use self::encode::put;
 pub use self::error::Error;

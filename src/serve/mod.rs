@@ -13,8 +13,12 @@ mod budget;
 mod checked;
 mod range;
 mod route;
+mod seed;
+mod share;
 mod token;
 
+pub use seed::Seeding;
+pub use share::Share;
 pub use token::{MIN_TOKEN_LENGTH, PutPolicy, Token, TokenError};
 
 use std::convert::Infallible;
@@ -37,7 +41,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::block::{BlockStore, Stack};
-use crate::metrics::{self, Process, Requests};
+use crate::lan::is_near;
+use crate::metrics::{self, Process, Requests, Sharing};
 use crate::tree::Tree;
 use activity::{Activity, Watched};
 use answer::Answer;
@@ -46,6 +51,7 @@ use blocks::Blocks;
 use body::{Body, Payload};
 use budget::Budget;
 use route::Route;
+use share::Shared;
 
 /// How long to wait after a connection could not be accepted: mostly there are too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -60,7 +66,7 @@ const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 /// The requests that are counted; `other` is for what names no resource.
-const KINDS: [&str; 7] = ["block", "put", "narinfo", "listing", "archive", "info", "other"];
+const KINDS: [&str; 8] = ["block", "put", "narinfo", "listing", "archive", "info", "seed", "other"];
 
 /// What is served, and to whom.
 #[derive(Debug)]
@@ -131,7 +137,7 @@ pub struct Server {
 impl Server {
     /// Listens at `addr`; port 0 lets the system choose.
     pub async fn bind(addr: impl ToSocketAddrs, service: Service) -> io::Result<Self> {
-        Self::listen(addr, Site::new(service)).await
+        Self::listen(addr, |_| Site::new(service)).await
     }
 
     /// Listens at `addr` and answers `GET /metrics` with the figures of `process`, and nothing else.
@@ -140,24 +146,54 @@ impl Server {
         let site = Site {
             blocks: None,
             binary_cache: None,
+            seeding: OnceLock::new(),
             limits,
             budget: Arc::new(Budget::new(&limits)),
             requests: Requests::new(&[]),
             process: OnceLock::from(process),
+            shared: None,
+        };
+        Self::listen(addr, |_| site).await
+    }
+
+    /// Listens at `addr` for neighbours: gives them blocks, and nothing else.
+    pub async fn bind_share(addr: impl ToSocketAddrs, share: Share) -> io::Result<Self> {
+        let site = |local_addr: SocketAddr| {
+            let limits = share.limits();
+            Site {
+                blocks: None,
+                binary_cache: None,
+                seeding: OnceLock::new(),
+                limits,
+                budget: Arc::new(Budget::new(&limits)),
+                requests: Requests::new(&[]),
+                process: OnceLock::new(),
+                shared: Some(Shared::new(share, local_addr.port())),
+            }
         };
         Self::listen(addr, site).await
     }
 
-    async fn listen(addr: impl ToSocketAddrs, site: Site) -> io::Result<Self> {
+    async fn listen(addr: impl ToSocketAddrs, site: impl FnOnce(SocketAddr) -> Site) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
-        Ok(Server { listener, local_addr, site: Arc::new(site) })
+        Ok(Server { listener, local_addr, site: Arc::new(site(local_addr)) })
     }
 
     /// Answers `GET /metrics` from now on, with the figures of these stores, this view and this server. Only the first
     /// call counts.
     pub fn observe(&self, stack: Arc<Stack>, tree: Arc<Tree>) -> Arc<Process> {
         self.site.process.get_or_init(|| Process::new(stack, tree, self.site.requests.clone())).clone()
+    }
+
+    /// What neighbours had of it, if it [shares](Self::bind_share).
+    pub fn sharing(&self) -> Option<&Arc<Sharing>> {
+        Some(&self.site.shared.as_ref()?.figures)
+    }
+
+    /// Takes requests to keep store paths from now on. Only the first call counts.
+    pub fn keep_by(&self, seeding: Seeding) {
+        self.site.seeding.get_or_init(|| seeding);
     }
 
     /// Where it listens.
@@ -179,16 +215,22 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
+                Ok((_, peer)) if self.site.shared.is_some() && !is_near(peer.ip()) => {
+                    tracing::debug!("{peer}: not on a link of this machine");
+                }
                 Ok((socket, peer)) => match room.clone().try_acquire_owned() {
                     Ok(permit) => {
                         let (site, ended) = (self.site.clone(), ended.clone());
+                        let connected = self.sharing().map(Sharing::connected);
                         connections.spawn(async move {
+                            let _connected = connected;
                             serve_connection(site, socket, peer, ended).await;
                             drop(permit);
                         });
                     }
                     Err(_) => {
                         tracing::debug!("{peer}: no room for another connection");
+                        self.sharing().inspect(|sharing| sharing.refused());
                         // As much of it as fits into the socket's buffer: nobody waits for this client.
                         let _ = socket.try_write(NO_ROOM);
                     }
@@ -262,10 +304,14 @@ struct Site {
     /// None where there are figures only.
     blocks: Option<Blocks>,
     binary_cache: Option<BinaryCache>,
+    /// Set where store paths are kept for those who ask.
+    seeding: OnceLock<Seeding>,
     limits: Limits,
     budget: Arc<Budget>,
     requests: Arc<Requests>,
     process: OnceLock<Arc<Process>>,
+    /// Where neighbours are served, and nobody else.
+    shared: Option<Shared>,
 }
 
 impl Site {
@@ -273,8 +319,8 @@ impl Site {
         let budget = Arc::new(Budget::new(&limits));
         let binary_cache = tree.map(|tree| BinaryCache::new(tree, budget.clone(), limits.lookup));
         let blocks = Some(Blocks::new(store, put, limits.fetch));
-        let (requests, process) = (Requests::new(&KINDS), OnceLock::new());
-        Site { blocks, binary_cache, limits, budget, requests, process }
+        let (seeding, requests, process) = (OnceLock::new(), Requests::new(&KINDS), OnceLock::new());
+        Site { blocks, binary_cache, seeding, limits, budget, requests, process, shared: None }
     }
 
     /// Answers a request. A panic on the way is this request's fault alone.
@@ -303,10 +349,16 @@ impl Site {
 
     async fn route(&self, route: Option<Route>, request: Request<Incoming>) -> Answer {
         let Some(route) = route else { return answer::not_found() };
+        if let Some(shared) = &self.shared {
+            return shared.answer(route, request).await;
+        }
         if let (Route::Block(reference), Some(blocks)) = (&route, &self.blocks) {
             return blocks.answer(*reference, request).await;
         }
         let (method, headers) = (request.method(), request.headers());
+        if let (Route::Seed(hash_part), Some(_)) = (&route, &self.blocks) {
+            return seed::answer(self.seeding.get(), method, headers, *hash_part).await;
+        }
         if method != Method::GET && method != Method::HEAD {
             return answer::wrong_method("GET, HEAD");
         }
@@ -317,7 +369,7 @@ impl Site {
         }
         let Some(cache) = &self.binary_cache else { return answer::not_found() };
         match route {
-            Route::About | Route::Block(_) | Route::Metrics => answer::not_found(),
+            Route::About | Route::Block(_) | Route::Metrics | Route::Seed(_) => answer::not_found(),
             Route::CacheInfo => cache.info().await,
             Route::Narinfo(hash_part) => cache.narinfo(hash_part).await,
             Route::Listing(hash_part) => cache.listing(hash_part).await,

@@ -24,6 +24,8 @@ pub(super) enum Route {
     Encoded(HashPart),
     /// `/nar/HASHPART.nar`: the archive, not compressed.
     Nar(HashPart),
+    /// `/erisfs/seed/HASHPART`: the request to keep the blocks of a store path; `None` if that is no hash part.
+    Seed(Option<HashPart>),
 }
 
 impl Route {
@@ -34,7 +36,10 @@ impl Route {
             "/metrics" => Some(Self::Metrics),
             "/nix-cache-info" => Some(Self::CacheInfo),
             "/uri-res/N2R" => Some(Self::Block(uri.query().and_then(block_reference))),
-            path => Self::of_store_path(path),
+            path => match path.strip_prefix("/erisfs/seed/") {
+                Some(hash_part) => Some(Self::Seed(hash_part.parse().ok())),
+                None => Self::of_store_path(path),
+            },
         }
     }
 
@@ -46,6 +51,7 @@ impl Route {
             Self::Narinfo(_) => "narinfo",
             Self::Listing(_) => "listing",
             Self::Encoded(_) | Self::Nar(_) => "archive",
+            Self::Seed(_) => "seed",
         }
     }
 
@@ -121,6 +127,8 @@ mod tests {
         assert_eq!(route(&format!("/{HASH_PART}.ls?x=y")), Some(Route::Listing(hash_part)));
         assert_eq!(route(&format!("/nar/{HASH_PART}.nar.zst")), Some(Route::Encoded(hash_part)));
         assert_eq!(route(&format!("/nar/{HASH_PART}.nar")), Some(Route::Nar(hash_part)));
+        assert_eq!(route(&format!("/erisfs/seed/{HASH_PART}")), Some(Route::Seed(Some(hash_part))));
+        assert_eq!(route("/erisfs/seed/../x"), Some(Route::Seed(None)));
     }
 
     #[test]

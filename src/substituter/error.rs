@@ -157,14 +157,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// What all clients should use (a proxy, certificates) cannot be used.
-    #[error("{what}: {}", Chain(source.as_ref()))]
-    Web {
-        /// What it is, such as `the proxy http://host:3128`.
-        what: String,
-        /// What is wrong with it.
-        source: Source,
-    },
+    /// No HTTP client can be made.
+    #[error("the HTTP client: {}", Chain(.0.as_ref()))]
+    Client(Source),
 }
 
 impl Error {

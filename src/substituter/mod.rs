@@ -27,7 +27,7 @@ pub use self::set::{
     Found, Offer, Policy, ServerState, ServerStatus, SetSettings, Standing, Substituters, Unsigned,
 };
 pub use self::sqlite::Sqlite;
-pub use self::web::{Http, Ipfs, Netrc, NetrcError, NotIpfs, Patience, Proxies, Web, WebSettings};
+pub use self::web::{Http, Ipfs, NotIpfs, Patience, Web, WebSettings};
 use crate::store::{HashPart, Narinfo};
 
 /// Longest listing (`HASHPART.ls`) that is read, in bytes as it travels and as it is. That of a path with 100,000
@@ -75,6 +75,9 @@ impl Debug for NarFile {
     }
 }
 
+/// What stands for the servers of neighbours where servers are named: see [`Substituters::with_neighbours`].
+pub const NEIGHBOURS: &str = "lan:";
+
 /// Opens the place that a URL names: `http://HOST/PREFIX`, `https://...`, `file:DIR`, `sqlite:FILE`. Nothing is asked
 /// of it yet.
 pub fn open(url: &str, web: &Arc<Web>) -> Result<Arc<dyn Substituter>, Error> {
@@ -90,7 +93,10 @@ pub fn open(url: &str, web: &Arc<Web>) -> Result<Arc<dyn Substituter>, Error> {
         }
         "file" => Ok(Arc::new(Directory::new(Path::new(path), Arc::clone(web)))),
         "sqlite" => Ok(Arc::new(Sqlite::open(Path::new(path), Arc::clone(web)))),
-        _ => Err(bad_url(url, "known are http://HOST/, https://HOST/, file:DIR and sqlite:FILE")),
+        _ => Err(bad_url(
+            url,
+            "known are http://HOST/, https://HOST/, file:DIR, sqlite:FILE and, for substitute servers, lan:",
+        )),
     }
 }
 

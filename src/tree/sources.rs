@@ -66,6 +66,12 @@ impl Resolved {
         self.bound.first().map(|binding| binding::bound(facts, &self.narinfo, binding))
     }
 
+    /// The ERIS contents that it should be in, whoever says so, the preferred one first. Only for who shows nothing of them.
+    pub fn named(&self) -> impl Iterator<Item = Result<(ReadCapability, Expected), Error>> {
+        let named = self.bound.iter().chain(&self.unbound);
+        named.map(|binding| binding::bound(None, &self.narinfo, binding))
+    }
+
     /// What is known of a content that was hashed to the NAR.
     pub(super) fn expected(&self, known: Known, facts: Option<Facts>) -> Expected {
         Expected {

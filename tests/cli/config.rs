@@ -55,6 +55,22 @@ fn a_named_config_is_read_in_place_of_the_others() {
 }
 
 #[test]
+fn a_proxy_of_the_config_stands_before_block_stores_of_the_web_and_no_others() {
+    let scratch = Scratch::new();
+    let urn =
+        super::process::feed(&mut scratch.erisfs(["put", "--blocks", &scratch.blocks(), "-"]), b"hello")
+            .text();
+    // A web server answers what a proxy is asked, too.
+    let (_server, proxy) = scratch.serve(&[]);
+    configure(&scratch, &format!("[http]\nproxy = \"{proxy}\"\n"));
+    assert_eq!(scratch.run(["get", "--blocks", "http://far.example/", urn.trim_end()]).bytes(), b"hello");
+    configure(&scratch, "[http]\nca-file = \"/none.pem\"\n");
+    assert_eq!(scratch.run(["get", "--blocks", &scratch.blocks(), urn.trim_end()]).bytes(), b"hello");
+    let refusal = scratch.run(["get", "--blocks", "http://far.example/", urn.trim_end()]).refusal(2);
+    assert!(refusal.contains("ca-file /none.pem"), "{refusal}");
+}
+
+#[test]
 fn a_cache_that_cannot_be_used_is_no_reason_to_fail() {
     let scratch = Scratch::new();
     fs::write(scratch.folder("tree").join("file"), noise(5000)).unwrap();

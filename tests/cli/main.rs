@@ -4,6 +4,7 @@
 //! [`Scratch`](scratch::Scratch) is dropped, also when it fails. Where /dev/fuse or the right to mount is
 //! missing, the tests that need it fail with the sentence that the program prints.
 
+mod availability;
 mod cache;
 mod config;
 mod demo;
@@ -16,6 +17,7 @@ mod put_get;
 mod scratch;
 mod session;
 mod status;
+mod stick;
 mod substituters;
 mod traffic;
 mod trees;

@@ -36,6 +36,34 @@ fn file(scratch: &Scratch, published: &Published) -> std::path::PathBuf {
 }
 
 #[test]
+fn a_mount_that_shares_gives_what_it_has_read_and_tells_of_it() {
+    let scratch = Scratch::new();
+    let published = publish(&scratch);
+    let (_server, url) = scratch.serve(&[]);
+    let at = scratch.folder("mnt");
+    let call = ["mount", "--share", "--blocks", &url, "--catalog", &published.catalog, text(&at)];
+    scratch.run(call).text();
+    let status = || json(&scratch.run(["status", "--json", text(&at)]).text())["sharing"].clone();
+    let address = format!("127.0.0.1:{}", status()["port"]);
+    let ask = |target: &str| get(&address, target).lines().next().unwrap().to_owned();
+    let blocks = fs::read_dir(scratch.at("blocks")).unwrap().map(|entry| entry.unwrap().file_name());
+    let blocks: Vec<String> = blocks.map(|name| name.into_string().unwrap()).collect();
+    let given = || {
+        let targets = blocks.iter().map(|reference| format!("/uri-res/N2R?urn:blake2b:{reference}"));
+        targets.filter(|target| ask(target) == "HTTP/1.1 200 OK").count()
+    };
+    let before = given();
+    assert!(before < blocks.len(), "nobody has read the file");
+    fs::read(file(&scratch, &published)).unwrap();
+    assert_eq!(given(), blocks.len());
+    assert_eq!(ask("/metrics"), "HTTP/1.1 404 Not Found");
+    let sharing = status();
+    assert_eq!(sharing["blocks"].as_u64(), Some((before + blocks.len()) as u64), "{sharing}");
+    assert!(scratch.run(["status"]).text().contains("  sharing   "));
+    umount(&at);
+}
+
+#[test]
 fn a_mount_and_a_server_tell_how_they_are_doing() {
     let scratch = Scratch::new();
     assert!(scratch.run(["status"]).text().contains("nothing is mounted"));

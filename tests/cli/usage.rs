@@ -66,6 +66,10 @@ fn wrong_calls_end_with_2() {
         &["mount", "--blocks", "blocks", "--catalog", urn, mnt],
         &["serve"],
         &["serve", "--blocks", blocks, "--max-connections", "many"],
+        &["serve", "--blocks", blocks, "--share", "--share-rate", "0"],
+        &["serve", "--blocks", blocks, "--share", "--share-connections", "0"],
+        &["serve", "--blocks", blocks, "--share-rate", "2M"],
+        &["serve", "--blocks", blocks, "--listen", "127.0.0.1:0", "--advertise"],
     ];
     for call in calls {
         let finished = scratch.run(*call);

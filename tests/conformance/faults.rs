@@ -11,6 +11,7 @@ use std::{
 use erisfs::{
     block::{self, Block, BlockStore, Error, Found, Http, Memory, Patience, Refusal, Verify},
     eris::{BlockSize, Reference},
+    http::Access,
 };
 use futures::{StreamExt as _, future::join_all};
 use tokio::{
@@ -22,7 +23,7 @@ use tokio::{
 use crate::{n2r, suite};
 
 /// What a scripted server does with one request; the connection ends with it.
-enum Act {
+pub enum Act {
     Say(Vec<u8>),
     /// Says this and then nothing, holding the connection.
     Stall(Vec<u8>),
@@ -33,15 +34,15 @@ enum Act {
 }
 
 /// A server that answers the n-th request, from 0, as a script has it.
-struct Scripted {
-    url: String,
+pub struct Scripted {
+    pub url: String,
     requests: Arc<AtomicUsize>,
-    heads: Arc<std::sync::Mutex<Vec<String>>>,
+    pub heads: Arc<std::sync::Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
 impl Scripted {
-    async fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+    pub async fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
         let (requests, heads) =
@@ -74,7 +75,7 @@ impl Scripted {
     async fn get_soon(&self, reference: &Reference) -> Result<Block, Error> {
         let short = Duration::from_millis(200);
         let patience = Patience { connect: short, first_byte: short, stall: short, body: 3 * short };
-        Http::new(&self.url, patience).expect("a good URL").get(reference).await
+        Http::new(&self.url, patience, &Access::default()).expect("a good URL").get(reference).await
     }
 }
 
@@ -205,7 +206,11 @@ async fn a_server_that_drips_is_left_although_it_never_stalls() {
         }
     });
     let patience = Patience { body: Duration::from_millis(300), ..Patience::default() };
-    let error = Http::new(&url, patience).expect("a good URL").get(&reference).await.expect_err("drops");
+    let error = Http::new(&url, patience, &Access::default())
+        .expect("a good URL")
+        .get(&reference)
+        .await
+        .expect_err("drops");
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     drip.abort();
 }
@@ -296,7 +301,7 @@ async fn each_status_has_its_meaning() {
     let ask = async |status: &'static str| {
         let server = Scripted::start(move |_| Act::Say(head(status, 0))).await;
         let patience = Patience::default();
-        let store = Http::new(&server.url, patience).expect("a good URL");
+        let store = Http::new(&server.url, patience, &Access::default()).expect("a good URL");
         (store.get(&reference).await.expect_err(status), store.put(&reference, block.clone()).await)
     };
     for status in ["404 Not Found", "410 Gone"] {
@@ -322,7 +327,7 @@ async fn each_status_has_its_meaning() {
     for status in ["200 OK", "201 Created", "204 No Content"] {
         let server =
             Scripted::start(move |_| Act::Say(format!("HTTP/1.1 {status}\r\n\r\n").into_bytes())).await;
-        let store = Http::new(&server.url, Patience::default()).expect("a good URL");
+        let store = Http::new(&server.url, Patience::default(), &Access::default()).expect("a good URL");
         store.put(&reference, block.clone()).await.expect(status);
     }
 }
@@ -348,7 +353,8 @@ async fn connections_are_reused_and_requests_bounded() {
     memory.put_many(blocks.clone()).await.expect("memory takes blocks");
     let server = n2r::Server::start(memory, None, None).await;
     let url = format!("http://{}/prefix", server.address);
-    let store = Verify::new(Arc::new(Http::new(&url, Patience::default()).expect("a good URL")));
+    let store =
+        Verify::new(Arc::new(Http::new(&url, Patience::default(), &Access::default()).expect("a good URL")));
     let all = join_all(blocks.iter().map(|(reference, _)| store.get(reference))).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     let seen = &server.seen;

@@ -1,5 +1,6 @@
 //! What every block store promises, asked of every carrier and every decorator; and how HTTP copes with bad servers.
 
+mod access;
 #[path = "../support/certified.rs"]
 mod certified;
 mod faults;
@@ -10,6 +11,7 @@ mod ipfs;
 mod ipfs_node;
 #[path = "../support/n2r.rs"]
 mod n2r;
+mod near;
 mod readonly;
 mod suite;
 
@@ -19,6 +21,7 @@ use erisfs::block::{
     self, BlockStore, Cache, Counted, Disk, DiskCache, DiskSettings, Fault, Memory, Race, Retry, Verify,
 };
 use erisfs::serve::{Limits, PutPolicy, Server, Service, Token};
+use near::near;
 use suite::Subject;
 
 /// The tests of the suite as tests of the store that `$subject` makes.
@@ -57,12 +60,14 @@ conforms! {
     dir: on_disk("dir", "blocks");
     sqlite: on_disk("sqlite", "blocks.sqlite");
     bundle: on_disk("bundle", "blocks.eris");
+    gdbm: on_disk("gdbm", "blocks.gdbm");
     python: run("folder.py");
     shell: run("folder.sh");
     disk: on_disk("cache", "blocks");
     disk_cache: behind_disk();
     http: served();
     serve: served_by_erisfs();
+    lan: near();
     ipfs_rpc: in_ipfs();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
     race: decorated(last_of_three);

@@ -33,7 +33,7 @@ impl Reader {
     fn with(urls: Vec<String>, dir: Arc<TempDir>) -> Self {
         let disk =
             Some((dir.path().to_owned(), DiskSettings { size: 64 << 20, free_floor: 0, resize: true }));
-        let settings = StackSettings { memory_bytes: MEMORY, disk, reseed: Vec::new() };
+        let settings = StackSettings { memory_bytes: MEMORY, disk, ..StackSettings::default() };
         let stack = Stack::open(&urls, settings).expect("good URLs");
         Reader { fetch: Fetch::new(stack.store(), MEMORY), urls, dir, stack }
     }

@@ -8,6 +8,7 @@ use std::{
 use erisfs::{
     block::{Block, BlockStore, Http, Memory, Patience},
     eris::{Reference, reference_of},
+    http::Access,
 };
 use futures::{StreamExt as _, stream};
 
@@ -28,7 +29,7 @@ async fn blocks(count: u32) -> (Arc<Memory>, Vec<Reference>) {
 }
 
 fn client(origin: &Origin) -> Http {
-    Http::new(&origin.url(), Patience::default()).expect("a good URL")
+    Http::new(&origin.url(), Patience::default(), &Access::default()).expect("a good URL")
 }
 
 /// Fetches all blocks, so many at a time; gives the time it took.

@@ -4,6 +4,9 @@
 //! asked of its own database: a narinfo that Guix refuses makes `guix build` exit 0 with nothing installed, and a NAR that
 //! it refuses stays where it was unpacked, as an invalid item.
 
+mod gdbm;
+mod gnunet;
+mod hosts;
 mod ipfs;
 #[path = "../support/ipfs_node.rs"]
 mod ipfs_node;
@@ -25,3 +28,5 @@ mod sources;
 #[path = "../conformance/suite.rs"]
 #[expect(dead_code, reason = "the whole of it is for stores that are empty at first")]
 mod suite;
+#[path = "../cli/trees.rs"]
+mod trees;

@@ -5,6 +5,7 @@ mod blocks;
 mod limits;
 #[path = "../support/origin/mod.rs"]
 mod origin;
+mod share;
 #[path = "../support/shelf.rs"]
 mod shelf;
 mod stores;

@@ -118,7 +118,7 @@ impl Front {
         let verified = Verified::open(&cache.path().join("verified"));
         let substitutes = Substitutes::new(Arc::new(substituters), Downloads::new(disk, verified));
         let urls = [format!("cache:{}", cache.path().display())];
-        let settings = StackSettings { memory_bytes: 32 << 20, disk: None, reseed: Vec::new() };
+        let settings = StackSettings { memory_bytes: 32 << 20, disk: None, ..StackSettings::default() };
         let store: Arc<dyn BlockStore> =
             blocks.unwrap_or_else(|| Stack::open(&urls, settings).unwrap().store());
         let sources = Sources { substitutes: Some(substitutes), ..Sources::default() };

@@ -15,6 +15,9 @@ const MAX_TAGS: usize = 8;
 const MAX_DEPTH: usize = 32;
 /// Capabilities that are kept: what lies in front of a reader, not an index of a store.
 const MAX_CAPABILITIES: usize = 4096;
+/// Heads that are read behind the blocks: room for those capabilities and for what later versions of the format may add, and not
+/// for a gigabyte of nothing.
+const MAX_HEADS_BEHIND: u64 = 1 << 20;
 
 /// Where and why a file is no bundle, or stops being one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,15 +70,27 @@ pub(super) struct Entry {
     pub(super) offset: u64,
 }
 
-/// What stands where in a bundle.
-#[derive(Debug, Default)]
+/// What stands where in a bundle, as far as it was read.
+#[derive(Debug, Clone)]
 pub(super) struct Outline {
     /// Everything before is entries, whole ones.
     pub(super) entries_end: u64,
+    /// Entries that are still to come there; `None`: up to a break.
+    pub(super) pairs: Option<u64>,
+    /// Items behind the map; `None`: up to a break.
+    pub(super) items: Option<u64>,
     /// Entries and items can be added, because neither the map nor the array says its length.
     pub(super) is_open: bool,
     /// The read capabilities that follow the blocks.
     pub(super) capabilities: Vec<ReadCapability>,
+}
+
+impl Outline {
+    /// An entry that ends here was read.
+    fn pass(&mut self, end: u64) {
+        self.entries_end = end;
+        self.pairs = self.pairs.map(|left| left.saturating_sub(1));
+    }
 }
 
 /// A bundle that is read from front to back.
@@ -85,72 +100,90 @@ pub(super) struct Scan<'a> {
     at: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// How many more heads may be read, where that is limited.
+    heads_left: Option<u64>,
 }
 
 impl<'a> Scan<'a> {
     /// Begins at byte `at` of `file`.
     pub(super) fn new(file: &'a File, at: u64) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        Ok(Scan { file, length, at, window: Vec::with_capacity(WINDOW), window_at: 0 })
+        Ok(Scan { file, length, at, window: Vec::with_capacity(WINDOW), window_at: 0, heads_left: None })
     }
 
-    /// Reads a whole bundle, telling `found` each block. What was read before a damage stays in `outline`.
-    pub(super) fn bundle(&mut self, outline: &mut Outline, mut found: impl FnMut(Entry)) -> Result<(), Stop> {
+    /// Reads what stands before the first entry.
+    pub(super) fn begin(&mut self) -> Result<Outline, Stop> {
         let items = match self.untagged()? {
-            Head::Array(items) => items,
+            Head::Array(items) => items.map(|items| items.saturating_sub(1)),
             _ => return Err(self.unexpected("array of a bundle")),
         };
         let pairs = match self.untagged()? {
             Head::Map(pairs) => pairs,
             _ => return Err(self.unexpected("map of blocks")),
         };
-        outline.is_open = items.is_none() && pairs.is_none();
-        outline.entries_end = self.at;
-        self.entries(pairs, outline, &mut found)?;
-        self.trailing(items.map(|items| items.saturating_sub(1)), outline)
+        let is_open = items.is_none() && pairs.is_none();
+        Ok(Outline { entries_end: self.at, pairs, items, is_open, capabilities: Vec::new() })
     }
 
-    /// Reads on in a bundle that is open, from the end of the entries that are known.
-    pub(super) fn more(&mut self, outline: &mut Outline, mut found: impl FnMut(Entry)) -> Result<(), Stop> {
-        outline.capabilities.clear();
-        self.entries(None, outline, &mut found)?;
-        self.trailing(None, outline)
+    /// Whether the map ends here; if so, steps behind its end.
+    pub(super) fn at_end_of_map(&mut self, outline: &Outline) -> Result<bool, Stop> {
+        match outline.pairs {
+            Some(left) => Ok(left == 0),
+            None if self.peek()? == Head::Break => self.next().map(|_| true),
+            None => Ok(false),
+        }
     }
 
-    fn entries(
-        &mut self,
-        mut left: Option<u64>,
-        outline: &mut Outline,
-        found: &mut impl FnMut(Entry),
-    ) -> Result<(), Stop> {
-        loop {
-            match &mut left {
-                Some(0) => return Ok(()),
-                Some(left) => *left -= 1,
-                None if self.peek()? == Head::Break => {
-                    self.next()?;
-                    return Ok(());
-                }
-                None => {}
-            }
-            let offset = self.at;
-            let mut reference = Vec::with_capacity(REFERENCE);
-            self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
-            let Ok(reference) = <[u8; REFERENCE]>::try_from(reference) else {
-                return Err(Damage::Unexpected { at: offset, wanted: "reference of 32 bytes" }.into());
-            };
-            let block_at = self.at;
-            let length = self.byte_string(BlockSize::MAX, Self::skip)?;
-            if BlockSize::from_bytes(length).is_none() {
-                return Err(Damage::Unexpected { at: block_at, wanted: "block of 1 or 32 KiB" }.into());
-            }
-            outline.entries_end = self.at;
-            found(Entry { reference: Reference::new(reference), offset });
+    /// Steps over one entry, and counts it.
+    pub(super) fn step(&mut self, outline: &mut Outline) -> Result<Entry, Stop> {
+        let offset = self.at;
+        let reference = self.reference()?;
+        self.block(Self::skip)?;
+        outline.pass(self.at);
+        Ok(Entry { reference, offset })
+    }
+
+    /// As [`step`](Self::step), with the bytes of the block, whatever they are.
+    pub(super) fn step_reading(&mut self, outline: &mut Outline) -> Result<(Entry, Vec<u8>), Stop> {
+        let offset = self.at;
+        let (reference, block) = self.entry()?;
+        outline.pass(self.at);
+        Ok((Entry { reference, offset }, block))
+    }
+
+    /// The entry at the present place.
+    pub(super) fn entry(&mut self) -> Result<(Reference, Vec<u8>), Stop> {
+        let reference = self.reference()?;
+        let mut block = Vec::new();
+        self.block(|scan, length| scan.take(length, &mut block))?;
+        Ok((reference, block))
+    }
+
+    /// The reference at the present place.
+    pub(super) fn reference(&mut self) -> Result<Reference, Stop> {
+        let at = self.at;
+        let mut bytes = Vec::with_capacity(REFERENCE);
+        self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut bytes))?;
+        let bytes = <[u8; REFERENCE]>::try_from(bytes);
+        bytes
+            .map(Reference::new)
+            .map_err(|_| Damage::Unexpected { at, wanted: "reference of 32 bytes" }.into())
+    }
+
+    fn block(&mut self, piece: impl FnMut(&mut Self, u64) -> Result<(), Stop>) -> Result<(), Stop> {
+        let at = self.at;
+        let length = self.byte_string(BlockSize::MAX, piece)?;
+        match BlockSize::from_bytes(length) {
+            Some(_) => Ok(()),
+            None => Err(Damage::Unexpected { at, wanted: "block of 1 or 32 KiB" }.into()),
         }
     }
 
     /// What follows the map: capabilities, and whatever later versions of the format may add.
-    fn trailing(&mut self, mut left: Option<u64>, outline: &mut Outline) -> Result<(), Stop> {
+    pub(super) fn behind(&mut self, outline: &mut Outline) -> Result<(), Stop> {
+        outline.capabilities.clear();
+        self.heads_left = Some(MAX_HEADS_BEHIND);
+        let mut left = outline.items;
         loop {
             match &mut left {
                 Some(0) => break,
@@ -247,19 +280,9 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The block that stands in the entry at the present place, whatever its reference.
-    pub(super) fn entry(&mut self) -> Result<(Vec<u8>, Vec<u8>), Stop> {
-        let (mut reference, mut block) = (Vec::new(), Vec::new());
-        self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
-        self.byte_string(BlockSize::MAX, |scan, length| scan.take(length, &mut block))?;
-        Ok((reference, block))
-    }
-
-    /// The reference of the entry at the present place.
-    pub(super) fn entry_reference(&mut self) -> Result<Vec<u8>, Stop> {
-        let mut reference = Vec::with_capacity(REFERENCE);
-        self.byte_string(REFERENCE, |scan, length| scan.take(length, &mut reference))?;
-        Ok(reference)
+    /// Length of the file, as it was when this began.
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     fn untagged(&mut self) -> Result<Head, Stop> {
@@ -281,6 +304,11 @@ impl<'a> Scan<'a> {
 
     fn next(&mut self) -> Result<Head, Stop> {
         let at = self.at;
+        match &mut self.heads_left {
+            Some(0) => return Err(self.unexpected("end of the items behind the blocks")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         self.look(cbor::MAX_HEAD)?;
         let from = (at - self.window_at) as usize;
         match cbor::head(&self.window[from..]) {

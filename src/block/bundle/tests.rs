@@ -1,7 +1,12 @@
 //! A bundle read in every form that the format allows, damaged in every place, and added to.
 
+use std::fs;
+
 use super::*;
-use crate::eris::{BlockSize, Generation, Key, reference_of};
+use crate::{
+    block::Memory,
+    eris::{BlockSize, Generation, Key, reference_of},
+};
 
 fn block(seed: u8, size: BlockSize) -> (Reference, Block) {
     let block = Block::from(vec![seed; size.bytes()]);
@@ -83,8 +88,10 @@ async fn every_form_that_the_format_allows_is_read() {
         let (absent, _) = block(99, BlockSize::Small);
         assert!(matches!(bundle.get(&absent).await, Err(Error::NotFound { .. })));
         assert_eq!(bundle.contents().await.expect("a bundle"), (vec![capability.clone()], None));
-        let references: Vec<_> = blocks.iter().map(|(reference, _)| *reference).collect();
-        assert_eq!(bundle.references().await.expect("a bundle"), references);
+        let store = Memory::new();
+        let imported = bundle.import(&store, |_, _| {}).await.expect("a bundle");
+        assert_eq!((imported.blocks, imported.spoiled_count, imported.damage), (10, 0, None));
+        assert_eq!((store.len(), imported.capabilities), (10, vec![capability]));
     }
 }
 
@@ -204,4 +211,72 @@ async fn nesting_that_would_never_end_is_refused() {
     let (_folder, bundle) = written(&bytes);
     let damage = bundle.contents().await.expect("it begins as a bundle").1;
     assert!(matches!(damage, Some(Damage::Unexpected { .. })), "{damage:?}");
+}
+
+#[tokio::test]
+async fn items_behind_the_blocks_that_would_never_end_are_refused() {
+    let bytes = [b"\x9f\xbf\xff".to_vec(), vec![0; 2 << 20]].concat();
+    let (_folder, bundle) = written(&bytes);
+    let damage = bundle.contents().await.expect("it begins as a bundle").1;
+    assert!(matches!(damage, Some(Damage::Unexpected { at, .. }) if at < 2 << 20), "{damage:?}");
+}
+
+#[tokio::test]
+async fn an_import_leaves_out_what_is_spoiled_and_says_where() {
+    let blocks = blocks();
+    let mut bytes = b"\x9f\xbf".to_vec();
+    let mut places = Vec::new();
+    for (number, (reference, block)) in blocks.iter().enumerate() {
+        if number % 4 == 1 {
+            places.push(Spoiled { at: bytes.len() as u64, reference: *reference });
+        }
+        let stored = if number % 4 == 1 { vec![0xee; block.len()] } else { block.to_vec() };
+        bytes.extend([string(reference.as_bytes()), string(&stored)].concat());
+    }
+    let cut = bytes.len() as u64;
+    let (_folder, bundle) = written(&bytes);
+    let store = Memory::new();
+    let imported = bundle.import(&store, |_, _| {}).await.expect("the start of a bundle");
+    assert_eq!(imported.spoiled, places);
+    assert_eq!((imported.blocks, imported.spoiled_count), (7, 3));
+    assert_eq!((store.len(), imported.damage), (7, Some(Damage::Truncated { at: cut })));
+}
+
+#[tokio::test]
+async fn a_writer_that_is_refused_does_not_keep_others_out() {
+    let (reference, good) = block(1, BlockSize::Small);
+    let (folder, bundle) =
+        written(&[b"\x81\xa1", &string(reference.as_bytes())[..], &string(&good)].concat());
+    bundle.put(&reference, good).await.expect_err("its length is fixed");
+    let file = File::open(folder.path().join("bundle")).expect("it is there");
+    assert!(single_file::lock(&file, Access::Write, Duration::ZERO).expect("a lock").is_some());
+}
+
+#[tokio::test]
+async fn a_file_that_took_its_place_is_read_instead() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("bundle");
+    let (bundle, [one, other]) = (Bundle::new(&path), [1, 2].map(|seed| block(seed, BlockSize::Small)));
+    bundle.put(&one.0, one.1).await.expect("it is made");
+    let incoming = folder.path().join("incoming");
+    Bundle::new(&incoming).put(&other.0, other.1.clone()).await.expect("it is made");
+    fs::rename(&incoming, &path).expect("a writable directory");
+    assert_eq!(bundle.get(&other.0).await.expect("it is in the new file"), other.1);
+    assert!(!bundle.has(&one.0).await.expect("an answer"));
+}
+
+#[tokio::test]
+async fn a_look_up_reads_no_more_than_it_must() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("bundle");
+    let many: Vec<_> = (0..400_u32)
+        .map(|seed| Block::from(seed.to_le_bytes().repeat(256)))
+        .map(|block| (reference_of(&block), block))
+        .collect();
+    Bundle::new(&path).put_many(many.clone()).await.expect("it is made");
+    let reader = Bundle::new(&path);
+    assert_eq!(reader.get(&many[0].0).await.expect("the first"), many[0].1);
+    let read = reader.shared.kept().as_ref().map(|index| index.outline.entries_end);
+    assert!(read.is_some_and(|read| read < 200 * 1100), "{read:?}");
+    assert_eq!(reader.get(&many[399].0).await.expect("the last"), many[399].1);
 }

@@ -3,20 +3,22 @@
 //! So a carrier can be written in any language, without knowing this program. It is started when it is first needed, and again,
 //! later each time, when it dies or breaks the protocol. What it gives is checked like what any stranger gives.
 
+mod log;
 mod process;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout_at},
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use self::process::{Process, StartError};
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout_at};
+
+use self::process::{End, Process};
 use self::wire::{Answer, Request};
 use super::{Block, BlockStore, Error, Refusal};
 use crate::eris::Reference;
@@ -25,8 +27,6 @@ use crate::eris::Reference;
 const CONCURRENCY: usize = 64;
 /// Time for one request, starting the plug-in and waiting for a turn included: less than the 30 s of a read.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// A plug-in that has answered nothing for so long while it was asked is stopped: it hangs.
-const SILENCE: Duration = Duration::from_secs(60);
 /// How long to wait before the second start; twice as long before each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// And at the most.
@@ -36,11 +36,12 @@ const WELL: Duration = Duration::from_secs(60);
 
 /// A plug-in: `exec:COMMAND`, run by `/bin/sh -c` in a process group of its own (`docs/carriers/exec.md`).
 ///
-/// It runs as the user, with all that the user may do: the command comes from the command line or the config and from nowhere else.
-/// It ends, with all that it started, when the store is dropped.
+/// It runs as the user, with all that the user may do, in the directory in which this was made: the command comes from the command line
+/// or the config and from nowhere else. It ends, with all that it started, when the store is dropped.
 #[derive(Debug)]
 pub struct Exec {
     command: String,
+    directory: PathBuf,
     name: Arc<str>,
     life: Mutex<Life>,
 }
@@ -50,8 +51,8 @@ pub struct Exec {
 struct Life {
     process: Option<Arc<Process>>,
     started: Instant,
-    /// When it last gave an answer.
-    heard: Instant,
+    /// How the last one ended.
+    end: Option<Arc<End>>,
     starts_at: Instant,
     pause: Duration,
 }
@@ -60,99 +61,89 @@ impl Exec {
     /// The plug-in that `command` runs. Nothing is started yet.
     pub fn new(command: &str) -> Self {
         let now = Instant::now();
-        let life = Life { process: None, started: now, heard: now, starts_at: now, pause: FIRST_PAUSE };
+        let life = Life { process: None, started: now, end: None, starts_at: now, pause: FIRST_PAUSE };
         Exec {
             command: command.to_owned(),
-            // Arguments may have secrets in them.
-            name: format!("exec:{}", command.split_ascii_whitespace().next().unwrap_or_default()).into(),
+            // The process may change its directory later, as a mount in the background does.
+            directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+            // Arguments, and variables that are set in front, may have secrets in them.
+            name: format!(
+                "exec:{}",
+                command.split_ascii_whitespace().find(|word| !word.contains('=')).unwrap_or_default()
+            )
+            .into(),
             life: Mutex::new(life),
         }
     }
 
-    /// The running plug-in. Starts it, unless it is too early for that.
-    async fn process(&self, reference: &Reference) -> Result<Arc<Process>, Error> {
-        let mut life = self.life.lock().await;
+    /// The plug-in as it runs. Starts it, unless it is too early for that.
+    fn process(&self, reference: &Reference) -> Result<Arc<Process>, Error> {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(process) = &life.process {
-            if !process.is_over() {
-                return Ok(process.clone());
+            match process.over() {
+                None => return Ok(process.clone()),
+                Some((when, end)) => {
+                    life.pass_over(when, end.was_well());
+                    life.end = Some(end);
+                }
             }
-            if life.started.elapsed() > WELL {
-                life.pause = FIRST_PAUSE;
-            }
-            life.fail();
         }
         let now = Instant::now();
         if now < life.starts_at {
-            return Err(self.unavailable(reference, Some(life.starts_at - now), Early));
+            return Err(self.unavailable(reference, Some(life.starts_at - now), Early(life.end.clone())));
         }
-        match Process::start(self.name.clone(), &self.command).await {
+        match Process::start(self.name.clone(), &self.command, &self.directory) {
             Ok(process) => {
                 let process = Arc::new(process);
-                (life.started, life.heard) = (Instant::now(), Instant::now());
+                life.started = now;
                 life.process = Some(process.clone());
                 Ok(process)
             }
             Err(error) => {
-                tracing::warn!("{}: {error}", self.name);
-                life.fail();
-                Err(self.unavailable(reference, Some(life.pause), error))
+                tracing::warn!("{}: it cannot be started: {error}", self.name);
+                life.put_off(now);
+                Err(self.unavailable(reference, Some(life.starts_at - now), error))
             }
         }
     }
 
     async fn ask(&self, reference: &Reference, request: Request) -> Result<Answer, Error> {
-        let end = Instant::now() + PATIENCE;
-        let process =
-            timeout_at(end, self.process(reference)).await.map_err(|_| self.timed_out(reference))??;
-        match (&request, process.abilities) {
-            (Request::Put(..), abilities) if !abilities.put => {
-                return Err(Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly });
+        let process = self.process(reference)?;
+        match timeout_at(Instant::now() + PATIENCE, self.ask_it(&process, reference, request)).await {
+            Ok(Ok(Answer::Error(words))) => Err(self.unavailable(reference, None, Words(words))),
+            Ok(answer) => answer,
+            Err(_) => {
+                process.stop_if_it_hangs();
+                let (reference, store) = (*reference, self.name.clone());
+                Err(Error::TimedOut { reference, store, after: PATIENCE })
             }
-            (Request::Has(_), abilities) if !abilities.has => {
-                let answer = timeout_at(end, process.ask(&Request::Get(*reference))).await;
-                let held = self.answered(reference, &process, answer).await?;
-                return Ok(if matches!(held, Answer::Block(_)) { Answer::Present } else { held });
-            }
-            _ => {}
         }
-        let answer = timeout_at(end, process.ask(&request)).await;
-        self.answered(reference, &process, answer).await
     }
 
-    async fn answered(
+    /// Asks what it can be asked.
+    async fn ask_it(
         &self,
+        process: &Process,
         reference: &Reference,
-        process: &Arc<Process>,
-        answer: Result<Option<Answer>, tokio::time::error::Elapsed>,
+        request: Request,
     ) -> Result<Answer, Error> {
-        match answer {
-            Ok(Some(Answer::Error(words))) => {
-                self.life.lock().await.heard = Instant::now();
-                Err(self.unavailable(reference, None, Words(words)))
+        let ended = |end| self.unavailable(reference, None, end);
+        let abilities = process.abilities().await.map_err(ended)?;
+        match request {
+            Request::Put(..) if !abilities.put => {
+                Err(Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly })
             }
-            Ok(Some(answer)) => {
-                self.life.lock().await.heard = Instant::now();
-                Ok(answer)
+            Request::Has(_) if !abilities.has => {
+                let held = process.ask(&Request::Get(*reference)).await.map_err(ended)?;
+                Ok(if matches!(held, Answer::Block(_)) { Answer::Present } else { held })
             }
-            Ok(None) => Err(self.unavailable(reference, None, Ended)),
-            Err(_) => {
-                let life = self.life.lock().await;
-                if life.heard.elapsed() > SILENCE {
-                    tracing::warn!("{}: it answers nothing; it is stopped", self.name);
-                    process.give_up();
-                }
-                Err(self.timed_out(reference))
-            }
+            request => process.ask(&request).await.map_err(ended),
         }
     }
 
     fn strange(&self, answer: &Answer) -> Error {
         let reason = format!("it answered {:.60} to something else", format!("{answer:?}"));
         Error::Refused { store: self.name.clone(), reason: Refusal::Foreign(reason) }
-    }
-
-    fn timed_out(&self, reference: &Reference) -> Error {
-        Error::TimedOut { reference: *reference, store: self.name.clone(), after: PATIENCE }
     }
 
     fn unavailable(
@@ -167,20 +158,25 @@ impl Exec {
 }
 
 impl Life {
-    fn fail(&mut self) {
+    /// It ended, `when`, and up to then it answered or did not.
+    fn pass_over(&mut self, when: Instant, was_well: bool) {
         self.process = None;
-        self.starts_at = Instant::now() + self.pause;
+        if was_well && when.duration_since(self.started) > WELL {
+            (self.starts_at, self.pause) = (when, FIRST_PAUSE);
+        } else {
+            self.put_off(when);
+        }
+    }
+
+    fn put_off(&mut self, when: Instant) {
+        self.starts_at = when + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("it failed before, and is not started again yet")]
-struct Early;
-
-#[derive(Debug, thiserror::Error)]
-#[error("it ended")]
-struct Ended;
+#[error("it failed, and is not started again yet")]
+struct Early(#[source] Option<Arc<End>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

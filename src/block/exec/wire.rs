@@ -205,6 +205,28 @@ mod tests {
         assert!(matches!(cut, Err(Breach::Ended)), "{cut:?}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_said_is_answers_and_then_a_breach(
+            said in proptest::collection::vec("([0-9]{0,25} )?(block|absent|present|stored|error|erisfs-carrier 1 get)?( [-+0-9a-z]{0,25})?\n|.{0,9}", 0..20)
+        ) {
+            let said = said.concat();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                let _ = hello(&said).await;
+                let mut rest = said.as_bytes();
+                let mut lines = 0;
+                while let Ok((_, answer)) = read_answer(&mut rest).await {
+                    if let Answer::Block(block) = answer {
+                        assert!(block.len() <= BlockSize::MAX);
+                    }
+                    lines += 1;
+                }
+                assert!(lines <= said.lines().count());
+            });
+        }
+    }
+
     #[test]
     fn a_request_is_a_line_and_for_a_put_the_block() {
         let reference = crate::eris::reference_of(b"x");

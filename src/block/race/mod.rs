@@ -34,6 +34,7 @@ use reseed::Reseed;
 use source::Source;
 use want::all_failed;
 
+pub(super) use health::Health;
 pub use status::{SourceState, SourceStatus};
 
 /// How long a source is waited for when asked whether it has a block, if another could be asked.
@@ -62,16 +63,24 @@ impl Race {
         Self { sources, name, places: Arc::default(), budget: Mutex::default(), reseed: None }
     }
 
-    /// Writes blocks that one of `targets` lacked back to it, in the background. A target is a store that takes blocks, mostly one
-    /// of the sources under the same name: what came from a source after it, it did not have.
-    pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>) -> Self {
-        self.reseed = (!targets.is_empty()).then(|| Reseed::new(targets, &self.sources, self.places.clone()));
+    /// Writes blocks that one of `targets` lacked back to it, in the background, at no more than `rate` bytes a second to each;
+    /// where that is not said, at a megabyte a second across networks. A target is any store that takes blocks. One that is among
+    /// the sources, under the same name, gets what came from a source after it; another is asked first whether it has a block.
+    pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>, rate: Option<u64>) -> Self {
+        let wanted = !targets.is_empty();
+        self.reseed = wanted.then(|| Reseed::new(targets, rate, &self.sources, self.places.clone()));
         self
     }
 
     /// The sources as they are now, best first.
     pub fn sources(&self) -> Vec<SourceStatus> {
         self.sources.iter().map(|source| source.status()).collect()
+    }
+
+    /// The sources on this machine, best first.
+    pub fn local(&self) -> Vec<Arc<dyn BlockStore>> {
+        let stores = self.sources.iter().map(|source| &source.store);
+        stores.filter(|store| !store.is_remote()).cloned().collect()
     }
 
     /// The name of the source that gave this block, if it did so lately.

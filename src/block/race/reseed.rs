@@ -1,7 +1,7 @@
 //! Giving back: blocks that a preferred store lacked are put to it, so that they are there the next time.
 //!
-//! In a task of its own for each target, a few blocks at a time, never while somebody reads, and never for certain: when the queue
-//! is full, blocks are left out.
+//! In a task of its own for each target, a few blocks at a time, no faster than the rate for targets across a network allows, never
+//! while somebody reads, and never for certain: when the queue is full, blocks are left out.
 
 use std::{
     sync::{
@@ -21,6 +21,7 @@ use super::{places::Places, source::Source};
 use crate::{
     block::{Block, BlockStore, Error, retry::jittered},
     eris::Reference,
+    pace::Pace,
 };
 
 /// Blocks that wait for a target: 8 MiB at the most.
@@ -30,6 +31,10 @@ const AT_ONCE: usize = 4;
 /// The wait after a failed put, doubled each time up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Bytes a second to a target across a network, where nobody says: less than the uplink of most homes, which is where readers are.
+/// What is on this machine gets what it lacked as fast as it takes it.
+pub const FAR_RATE: u64 = 1 << 20;
 
 /// The stores that blocks are written back to.
 #[derive(Debug)]
@@ -44,6 +49,7 @@ struct Target {
     store: Arc<dyn BlockStore>,
     /// The source that is the same store.
     source: Option<(usize, Arc<Source>)>,
+    pace: Option<Arc<Pace>>,
     /// Made with the first block, because a task needs a runtime.
     queue: OnceLock<mpsc::Sender<Seed>>,
 }
@@ -87,16 +93,18 @@ impl Readers {
 }
 
 impl Reseed {
-    /// For a race of these sources.
+    /// For a race of these sources; `rate` is in bytes a second to each target, whether near or far.
     pub fn new(
         targets: Vec<Arc<dyn BlockStore>>,
+        rate: Option<u64>,
         sources: &[Arc<Source>],
         places: Arc<Mutex<Places>>,
     ) -> Self {
         let target = |store: Arc<dyn BlockStore>| {
             let named = |source: &Arc<Source>| *source.name == *store.name();
             let source = sources.iter().position(named).map(|place| (place, sources[place].clone()));
-            Target { store, source, queue: OnceLock::new() }
+            let rate = rate.or(store.is_remote().then_some(FAR_RATE));
+            Target { store, source, pace: rate.map(Pace::new).map(Arc::new), queue: OnceLock::new() }
         };
         Self { targets: targets.into_iter().map(target).collect(), places, readers: Arc::default() }
     }
@@ -127,6 +135,7 @@ impl Reseed {
             let gardener = Gardener {
                 store: target.store.clone(),
                 source: target.source.clone(),
+                pace: target.pace.clone(),
                 places: self.places.clone(),
                 readers: self.readers.clone(),
             };
@@ -140,6 +149,7 @@ impl Reseed {
 struct Gardener {
     store: Arc<dyn BlockStore>,
     source: Option<(usize, Arc<Source>)>,
+    pace: Option<Arc<Pace>>,
     places: Arc<Mutex<Places>>,
     readers: Arc<Readers>,
 }
@@ -152,7 +162,6 @@ impl Gardener {
             if queue.recv_many(&mut seeds, AT_ONCE).await == 0 {
                 return;
             }
-            self.readers.wait_for_none().await;
             let puts = seeds.into_iter().map(|seed| self.put(seed).boxed());
             let done: Vec<Result<(), Error>> = stream::iter(puts).buffer_unordered(AT_ONCE).collect().await;
             let failures = || done.iter().filter_map(|done| done.as_ref().err());
@@ -169,7 +178,13 @@ impl Gardener {
     }
 
     async fn put(&self, seed: Seed) -> Result<(), Error> {
+        self.readers.wait_for_none().await;
         if seed.lacked || !self.store.has(&seed.reference).await? {
+            if let Some(pace) = &self.pace {
+                pace.wait(seed.block.len() as u64).await;
+                // Somebody may have begun to read meanwhile.
+                self.readers.wait_for_none().await;
+            }
             self.store.put(&seed.reference, seed.block).await?;
         }
         if let Some((place, source)) = &self.source {

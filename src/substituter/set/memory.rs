@@ -68,6 +68,11 @@ impl Memory {
         }
     }
 
+    /// What nobody had may be had now.
+    pub(super) fn forget_absent(&self) {
+        lock(&self.absent).clear();
+    }
+
     #[cfg(test)]
     pub(super) fn forget(&self) {
         *lock(&self.found) = ByteLru::new(1 << 20);

@@ -5,6 +5,7 @@ mod memory;
 mod offers;
 mod on_disk;
 mod overlays;
+mod places;
 mod race;
 mod server;
 mod settle;
@@ -22,10 +23,12 @@ use tokio::time::{Instant, timeout_at};
 
 use self::memory::Memory;
 use self::on_disk::OnDisk;
+use self::places::{Nearby, Place};
 use self::server::Server;
 use self::settle::Settled;
-use super::{Error, Substituter};
+use super::{Error, Substituter, Web};
 use crate::flights::Flights;
+use crate::lan::Neighbours;
 use crate::store::narinfo::{Download, ErisBinding};
 use crate::store::trust::{Signer, TrustedKeys};
 use crate::store::{HashPart, NarHash, Narinfo, StoreDir};
@@ -155,7 +158,7 @@ pub struct Substituters {
 /// What all requests share.
 #[derive(Debug)]
 struct Set {
-    servers: Vec<Arc<Server>>,
+    places: Vec<Place>,
     overlays: Vec<Arc<Server>>,
     policy: Policy,
     store_dir: OnceCell<StoreDir>,
@@ -164,10 +167,20 @@ struct Set {
 }
 
 impl Set {
+    /// The servers that are there now, in the order named.
+    fn servers(&self) -> Vec<Arc<Server>> {
+        let (servers, is_new) = places::servers(&self.places);
+        if is_new {
+            // It may have what nobody had.
+            self.memory.forget_absent();
+        }
+        servers
+    }
+
     /// The servers that are asked, best first.
     fn ranked(&self) -> Vec<Arc<Server>> {
-        let mut ranked: Vec<_> =
-            self.servers.iter().filter(|server| !server.is_left_out()).cloned().collect();
+        let mut ranked = self.servers();
+        ranked.retain(|server| !server.is_left_out());
         ranked.sort_by_key(|server| server.priority());
         ranked
     }
@@ -182,16 +195,25 @@ impl Substituters {
         policy: Policy,
         settings: SetSettings,
     ) -> Self {
-        let known = |overlay| move |place| Arc::new(Server::new(place, overlay));
+        let known = |place, overlay| Arc::new(Server::new(place, overlay));
         let set = Set {
-            servers: servers.into_iter().map(known(false)).collect(),
-            overlays: overlays.into_iter().map(known(true)).collect(),
+            places: servers.into_iter().map(|place| Place::Server(known(place, false))).collect(),
+            overlays: overlays.into_iter().map(|place| known(place, true)).collect(),
             policy,
             store_dir: OnceCell::new(),
             memory: Memory::new(settings.cache_bytes),
             on_disk: settings.on_disk.as_deref().map(OnDisk::new),
         };
         Self { set: Arc::new(set), under_way: Flights::default() }
+    }
+
+    /// The servers of neighbours, too: in the order of preference before the server at `position`, behind all where there is none. `web`
+    /// is to be one [for neighbours](Web::for_neighbours).
+    pub fn with_neighbours(mut self, position: usize, neighbours: Arc<Neighbours>, web: Arc<Web>) -> Self {
+        let set = Arc::get_mut(&mut self.set).expect("nothing was asked of it yet");
+        let position = position.min(set.places.len());
+        set.places.insert(position, Place::Neighbours(Nearby::new(neighbours, web)));
+        self
     }
 
     /// What is believed.
@@ -214,7 +236,8 @@ impl Substituters {
             Ok(Ok(store_dir)) => Ok(store_dir.clone()),
             Ok(Err(unsettled)) => unsettled,
             Err(_) => {
-                let servers = self.set.servers.iter().map(|server| server.place.name().to_owned()).collect();
+                let servers = self.set.servers();
+                let servers = servers.iter().map(|server| server.place.name().to_owned()).collect();
                 Err(Error::NoStoreDir { servers })
             }
         }
@@ -230,10 +253,15 @@ impl Substituters {
     /// answer have none. All servers are asked at once; an answer is kept for an hour, that there is none for a
     /// minute. Where the servers fail, one that was good before is taken from the disk, if it is still good.
     pub async fn find(&self, hash_part: HashPart, deadline: Instant) -> Result<Option<Arc<Found>>, Error> {
+        // Who came since may have what was absent.
+        self.set.servers();
         if let Some(known) = self.set.memory.get(hash_part) {
             return Ok(known);
         }
-        if self.set.servers.is_empty() {
+        for place in &self.set.places {
+            place.first_heard().await;
+        }
+        if self.set.places.is_empty() {
             return Ok(race::before(&self.set, hash_part, self.set.store_dir.get()).await);
         }
         let store_dir = match self.store_dir(deadline).await {
@@ -286,7 +314,7 @@ impl Substituters {
 
     /// The servers, then the overlays, as they are now.
     pub fn status(&self) -> Vec<ServerStatus> {
-        self.set.servers.iter().chain(&self.set.overlays).map(|server| server.status()).collect()
+        self.set.servers().iter().chain(&self.set.overlays).map(|server| server.status()).collect()
     }
 
     /// Forgets all answers.

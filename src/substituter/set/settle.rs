@@ -20,13 +20,16 @@ pub(super) enum Settled {
 /// The store directory of the first server, in the order given, that states one. Those that have not answered shortly
 /// after another did are not waited for: what they say comes with their first narinfo.
 pub(super) async fn store_dir(set: &Set) -> Result<Settled, Error> {
-    let mut asked: FuturesUnordered<_> = set
-        .servers
+    for place in &set.places {
+        place.first_heard().await;
+    }
+    let servers = set.servers();
+    let mut asked: FuturesUnordered<_> = servers
         .iter()
         .enumerate()
         .map(|(index, server)| async move { (index, server.info().await) })
         .collect();
-    let mut answers: Vec<Option<Result<Info, Error>>> = vec![None; set.servers.len()];
+    let mut answers: Vec<Option<Result<Info, Error>>> = vec![None; servers.len()];
     let mut grace = None;
     while answers.iter().any(Option::is_none) {
         let next = match grace {
@@ -44,7 +47,7 @@ pub(super) async fn store_dir(set: &Set) -> Result<Settled, Error> {
         None => default(set, &answers)?,
     };
     let (Settled::Surely(store_dir) | Settled::Perhaps(store_dir)) = &settled;
-    for (server, answer) in set.servers.iter().zip(&answers) {
+    for (server, answer) in servers.iter().zip(&answers) {
         match answer {
             Some(answer) => server.learn(answer, store_dir),
             None => server.late(),

@@ -6,17 +6,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
-use data_encoding::BASE64;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::files::{Files, NarUrl, web_url};
-use super::netrc::Netrc;
 use super::{Web, is_absent, refusal, unavailable};
 use crate::compress::{self, Compression};
-use crate::http::{percent_decoded, retry_after};
+use crate::http::retry_after;
 use crate::store::narinfo;
 use crate::store::{HashPart, Narinfo};
 use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, bad_url, info};
@@ -24,6 +22,9 @@ use crate::substituter::{Error, Info, MAX_LISTING_LENGTH, NarFile, Substituter, 
 /// Narinfos and listings that are asked for at the same time; more wait their turn. As many connections to a server
 /// of HTTP/1.
 const IN_FLIGHT: usize = 32;
+
+/// Why a file that a neighbour names is not fetched.
+const ELSEWHERE: &str = "a neighbour may name files of its own alone";
 
 /// A substitute server of Nix or Guix: `http://HOST/PREFIX` or `https://...`.
 ///
@@ -46,7 +47,7 @@ impl Http {
             return Err(bad_url(url, "it must be http://HOST/PREFIX or https://HOST/PREFIX, without ? or #"));
         }
         let authorization =
-            authorization(&base, &web.settings.netrc).map_err(|reason| bad_url(url, reason))?;
+            web.settings.access.authorization(&base).map_err(|reason| bad_url(url, reason))?;
         base.set_username("").and(base.set_password(None)).map_err(|()| bad_url(url, "it names no host"))?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -121,28 +122,6 @@ impl Http {
     }
 }
 
-/// What is sent to the server to be let in.
-fn authorization(base: &Url, netrc: &Netrc) -> Result<Option<HeaderValue>, &'static str> {
-    let (name, password) = (percent_decoded(base.username()), base.password().map(percent_decoded));
-    let text = match (name.as_str(), password) {
-        ("", Some(token)) => format!("Bearer {token}"),
-        ("", None) => match base.host_str().and_then(|host| netrc.login(host)) {
-            Some((name, password)) => basic(name, password),
-            None => return Ok(None),
-        },
-        (name, password) => basic(name, &password.unwrap_or_default()),
-    };
-    let mut value =
-        HeaderValue::try_from(text).map_err(|_| "the password has characters that HTTP does not allow")?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
-
-/// RFC 7617.
-fn basic(name: &str, password: &str) -> String {
-    format!("Basic {}", BASE64.encode(format!("{name}:{password}").as_bytes()))
-}
-
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http").field("name", &self.name).finish_non_exhaustive()
@@ -192,6 +171,7 @@ impl Substituter for Http {
     async fn nar(&self, url: &str, from: u64) -> Result<NarFile, Error> {
         let bad = |reason| self.files.bad_url(url, reason);
         let target = match NarUrl::parse(url).map_err(bad)? {
+            NarUrl::Ipfs(_) if self.files.web().is_confined => return Err(bad(ELSEWHERE.to_owned())),
             NarUrl::Ipfs(cid) => return self.files.open_ipfs(cid, from).await,
             NarUrl::Web(target) => target,
             // Two slashes at its beginning make it name another host.
@@ -201,6 +181,9 @@ impl Substituter for Http {
             }
         };
         let own = target.origin() == self.base.origin();
+        if !own && self.files.web().is_confined {
+            return Err(bad(ELSEWHERE.to_owned()));
+        }
         self.files.open(&target, self.authorization.as_ref().filter(|_| own), from).await
     }
 }

@@ -1,11 +1,8 @@
-//! The web as the substitute servers of this process reach it: one client, its patience, proxies, certificates,
-//! passwords.
+//! The web as the substitute servers of this process reach it: one client and its patience.
 
 mod files;
 mod http;
 mod ipfs;
-mod netrc;
-mod proxies;
 #[cfg(test)]
 mod tests;
 
@@ -13,21 +10,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
-use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, redirect};
 use tokio::time::timeout;
 
 pub(super) use self::files::{Files, NarUrl};
 pub use self::http::Http;
 pub use self::ipfs::{Ipfs, NotIpfs};
-pub use self::netrc::{Netrc, NetrcError};
-pub use self::proxies::Proxies;
 use super::Error;
+use crate::http::Access;
 
 /// What an HTTP/2 server may send of one NAR before it is read: a window is what travels in one round trip, and 8 MiB
 /// are 1 Gbit/s at 65 ms.
 const STREAM_WINDOW: u32 = 8 << 20;
 /// And of all NARs on a connection.
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// For neighbours: their machines are near, but may be small and have disks that sleep.
+const NEAR: Patience = Patience {
+    connect: Duration::from_secs(1),
+    answer: Duration::from_secs(5),
+    stall: Duration::from_secs(5),
+    body: Duration::from_secs(5),
+};
 
 /// How long a server is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -52,12 +56,8 @@ impl Default for Patience {
 /// What all substitute servers of a process share.
 #[derive(Debug, Clone, Default)]
 pub struct WebSettings {
-    /// Passwords by host.
-    pub netrc: Netrc,
-    /// Who stands between.
-    pub proxies: Proxies,
-    /// Certificates of authorities in PEM, in place of the system's.
-    pub ca: Option<Vec<u8>>,
+    /// Through whom, believing whom, and with which passwords.
+    pub access: Access,
     /// Who fetches `ipfs://CID`.
     pub ipfs: Option<Ipfs>,
     /// How long servers are waited for.
@@ -69,41 +69,23 @@ pub struct WebSettings {
 pub struct Web {
     client: Client,
     settings: WebSettings,
+    /// Whether a server is believed when it says that something is elsewhere.
+    is_confined: bool,
 }
 
 impl Web {
     /// A client with these settings.
     pub fn new(settings: WebSettings) -> Result<Self, Error> {
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |error: reqwest::Error| Error::Web { what, source: Arc::new(error.without_url()) }
-        };
-        let certificates = settings.ca.as_deref().map(Certificate::from_pem_bundle).transpose();
-        let certificates = certificates.map_err(failed("the certificates"))?;
-        if certificates.as_ref().is_some_and(Vec::is_empty) {
-            let source = Arc::new(std::io::Error::from(std::io::ErrorKind::InvalidData));
-            return Err(Error::Web { what: "the certificates: there is none in PEM".to_owned(), source });
-        }
-        let proxies = settings.proxies.client_proxies()?;
-        let client = crate::http::client(|builder| {
-            // Of the environment only `config` knows, which has put it into the settings.
-            let builder = builder
-                .no_proxy()
-                .connect_timeout(settings.patience.connect)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
-                .http2_keep_alive_interval(settings.patience.answer / 4)
-                .http2_keep_alive_timeout(settings.patience.answer / 4);
-            let builder = proxies.iter().cloned().fold(builder, ClientBuilder::proxy);
-            match &certificates {
-                Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
-                None => builder,
-            }
-        });
-        // What in a file only looks like a certificate is found out here.
-        let what = if certificates.is_some() { "the certificates" } else { "the HTTP client" };
-        Ok(Self { client: client.map_err(failed(what))?, settings })
+        let client = client(&settings, |builder| builder)?;
+        Ok(Self { client, settings, is_confined: false })
+    }
+
+    /// A client for neighbours, strangers on this link: they are asked directly, wherever else the way leads through proxies, are not waited
+    /// for long, and lead nowhere else.
+    pub fn for_neighbours() -> Result<Self, Error> {
+        let settings = WebSettings { patience: NEAR, ..WebSettings::default() };
+        let client = client(&settings, |builder| builder.redirect(redirect::Policy::none()))?;
+        Ok(Self { client, settings, is_confined: true })
     }
 
     /// Sends a request of `server` and waits for the head of the answer.
@@ -122,6 +104,21 @@ impl Web {
             Err(_) => Err(timed_out(answer)),
         }
     }
+}
+
+/// The client that these settings want, with what `more` says besides.
+fn client(settings: &WebSettings, more: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, Error> {
+    let patience = settings.patience;
+    let client = settings.access.client(|builder| {
+        more(builder)
+            .connect_timeout(patience.connect)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            // A connection that has died (the machine was asleep, or moved) is found out while a request waits on it.
+            .http2_keep_alive_interval(patience.answer / 4)
+            .http2_keep_alive_timeout(patience.answer / 4)
+    });
+    client.map_err(|error| Error::Client(Arc::new(error.without_url())))
 }
 
 /// The address is left out: it may be that of a redirect, with a secret in it.

@@ -2,10 +2,13 @@
 
 use super::*;
 
+/// A rate that is not felt.
+const FAST: u64 = 1 << 40;
+
 async fn rig() -> (Arc<Far>, Arc<Far>, Race) {
     let [home, away] = ["home:", "away:"].map(|name| Arc::new(Far::new(name, 10 * MS)));
     fill(&*away, 0..1000).await;
-    let race = Race::new(vec![home.clone(), away.clone()]).with_reseed(vec![home.clone()]);
+    let race = Race::new(vec![home.clone(), away.clone()]).with_reseed(vec![home.clone()], Some(FAST));
     (home, away, race)
 }
 
@@ -54,7 +57,7 @@ async fn what_a_source_has_is_not_written_to_it_again() {
 async fn a_source_behind_the_giver_is_left_as_it_is() {
     let ([_first, second], _) = far::<2>().await;
     let home = Arc::new(Far::new("home:", 10 * MS));
-    let race = Race::new(vec![second, home.clone()]).with_reseed(vec![home.clone()]);
+    let race = Race::new(vec![second, home.clone()]).with_reseed(vec![home.clone()], Some(FAST));
     get_all(&race, 0..100).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(home.puts() + home.asked(), 0);
@@ -72,4 +75,63 @@ async fn a_full_queue_drops_blocks_and_holds_up_nobody() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(came, 1000);
     assert!((200..=300).contains(&home.puts()), "{}", home.puts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_written_back_than_the_rate_allows() {
+    let [home, away] = ["home:", "away:"].map(|name| Arc::new(Far::new(name, 10 * MS)));
+    fill(&*away, 0..100).await;
+    let race = Race::new(vec![home.clone(), away.clone()]).with_reseed(vec![home.clone()], Some(10 * 1024));
+    get_all(&race, 0..100).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Ten a second, and a quarter of a second ahead.
+    assert!((48..=54).contains(&home.puts()), "{}", home.puts());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(home.puts(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn across_a_network_the_rate_is_bounded_although_nobody_said_so() {
+    let [home, away] = ["home:", "away:"].map(|name| Arc::new(Far::new(name, 10 * MS)));
+    let large = |number: u8| {
+        let block = Block::from(vec![number; 32 * 1024]);
+        (reference_of(&block), block)
+    };
+    for (reference, block) in (0..200).map(large) {
+        away.put(&reference, block).await.unwrap();
+    }
+    let race = Race::new(vec![home.clone(), away]).with_reseed(vec![home.clone()], None);
+    let answers: Vec<_> = race.get_many((0..200).map(|number| large(number).0).collect()).collect().await;
+    assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!((60..=80).contains(&home.puts()), "{}", home.puts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_no_source_is_given_what_it_lacks() {
+    let ([first, _], _) = far::<2>().await;
+    let home = Arc::new(Far::new("home:", 10 * MS));
+    fill(&*home, 0..10).await;
+    let before = home.puts();
+    let race = Race::new(vec![first]).with_reseed(vec![home.clone()], Some(FAST));
+    get_all(&race, 0..50).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(home.puts() - before, 40, "what it had is not put again");
+    assert!(home.memory_has(&block(49).0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_comes_while_the_rate_is_waited_for_goes_first() {
+    let [home, away] = ["home:", "away:"].map(|name| Arc::new(Far::new(name, 10 * MS)));
+    fill(&*away, 0..100).await;
+    away.straggles(100, 3 * Duration::from_secs(1));
+    // A block every other second.
+    let race = Race::new(vec![home.clone(), away.clone()]).with_reseed(vec![home.clone()], Some(512));
+    get_all(&race, 0..10).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = home.puts();
+    let mut answers = race.get_many(references(10..100));
+    answers.next().await.expect("ninety").1.expect("it is there");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(home.puts(), before, "a read is under way");
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod kept;
+mod neighbours;
 mod offers;
 mod overlays;
 mod store_dirs;

@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 
 use self::server::{Answer, Server};
 use super::*;
+use crate::http::{Netrc, Proxies, Unusable};
 use crate::store::HashPart;
 use crate::substituter::{NarFile, Substituter};
 
@@ -31,6 +32,10 @@ fn place(url: &str) -> Http {
 
 fn place_with(url: &str, settings: WebSettings) -> Http {
     Http::new(url, Arc::new(Web::new(settings).expect("a client"))).expect("a good URL")
+}
+
+fn reached(access: Result<Access, Unusable>) -> WebSettings {
+    WebSettings { access: access.expect("nothing is wrong"), ..WebSettings::default() }
 }
 
 /// Patience for servers that are never going to answer.

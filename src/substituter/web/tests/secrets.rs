@@ -5,7 +5,8 @@ use super::*;
 const BASIC: &str = "authorization: Basic bWU6aHVzaA==\r\n";
 
 fn netrc(text: &str) -> WebSettings {
-    WebSettings { netrc: Netrc::parse(text).expect("a netrc file"), ..WebSettings::default() }
+    let netrc = Netrc::parse(text).expect("a netrc file");
+    reached(Access::new(netrc, &Proxies::default(), None))
 }
 
 #[tokio::test]
@@ -78,14 +79,18 @@ async fn a_proxy_stands_between_except_for_hosts_that_are_named() {
     let through = |no_proxy: Option<&str>| {
         let all = Some(proxy.url_with("me:hush", "/"));
         let proxies = Proxies { all, no_proxy: no_proxy.map(str::to_owned), ..Proxies::default() };
-        WebSettings { proxies, ..WebSettings::default() }
+        reached(Access::new(Netrc::default(), &proxies, None))
     };
     let place = place_with("http://far.example/cache", through(Some("near.example")));
     assert!(place.narinfo(part()).await.unwrap().is_some());
     let head = proxy.last();
     assert!(head.starts_with(&format!("GET http://far.example/cache/{PART}.narinfo ")), "{head}");
     assert!(head.contains("proxy-authorization: Basic bWU6aHVzaA=="), "{head}");
-    let place = place_with(&direct.url("/"), through(Some("127.0.0.1")));
+    // This machine by an address that is not on loopback.
+    let near = place_with(&direct.url("/").replace("127.0.0.1", "0.0.0.0"), through(Some("0.0.0.0")));
+    assert!(near.narinfo(part()).await.unwrap().is_some());
+    // What is on loopback is never asked for through a proxy, whose loopback is another.
+    let place = place_with(&direct.url("/"), through(None));
     assert!(place.narinfo(part()).await.unwrap().is_some());
-    assert_eq!((proxy.heads().len(), direct.heads().len()), (1, 1));
+    assert_eq!((proxy.heads().len(), direct.heads().len()), (1, 2));
 }

@@ -1,11 +1,14 @@
 //! Who stands between us and the servers.
 
 use std::fmt;
+use std::sync::Arc;
 
 use reqwest::{NoProxy, Proxy};
 
-use crate::http::without_secret;
-use crate::substituter::Error;
+use super::{Unusable, without_secret};
+
+/// What no proxy can reach for us: its loopback is its own.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 /// Proxies, by the scheme of what is fetched: `http://HOST:PORT`, `https://...` or `socks5://...`, with a name and
 /// password if need be.
@@ -17,19 +20,20 @@ pub struct Proxies {
     pub https: Option<String>,
     /// For both, where nothing else is said.
     pub all: Option<String>,
-    /// Hosts that are reached directly, separated by commas; `*` is all of them.
+    /// Hosts that are reached directly besides those of loopback, separated by commas; `*` is all of them.
     pub no_proxy: Option<String>,
 }
 
 impl Proxies {
     /// As the HTTP client wants them, the special ones first.
-    pub(super) fn client_proxies(&self) -> Result<Vec<Proxy>, Error> {
-        let except = self.no_proxy.as_deref().and_then(NoProxy::from_string);
+    pub(super) fn client_proxies(&self) -> Result<Vec<Proxy>, Unusable> {
+        let except = [LOOPBACK, self.no_proxy.as_deref().unwrap_or_default()].join(",");
+        let except = NoProxy::from_string(&except);
         let proxy = |url: &Option<String>, make: fn(&str) -> reqwest::Result<Proxy>| {
             let made = url.as_deref().map(|url| {
-                let failed = |error: reqwest::Error| Error::Web {
+                let failed = |error: reqwest::Error| Unusable {
                     what: format!("the proxy {}", without_secret(url)),
-                    source: std::sync::Arc::new(error.without_url()),
+                    source: Arc::new(error.without_url()),
                 };
                 make(url).map(|proxy| proxy.no_proxy(except.clone())).map_err(failed)
             });

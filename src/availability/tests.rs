@@ -1,0 +1,224 @@
+//! Copies and audits over stores in memory, with faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::*;
+use crate::block::{BlockStore, Counted, Fault, Faulty, Memory, Race};
+use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, Reference, SealedBlock};
+use crate::offline::{Event, Observer};
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn observe(&self, _: Event) {}
+}
+
+/// A content of which no two blocks are alike, in blocks of 1 KiB: 16 references a node. Its blocks in the order of encoding: the
+/// root is the last.
+fn content(length: usize) -> (Arc<Memory>, ReadCapability, Vec<Reference>) {
+    let blocks = Arc::new(Memory::new());
+    let bytes: Vec<u8> = (0..length).map(|at| (at.wrapping_mul(0x9E37_79B9) >> 13) as u8).collect();
+    let mut encoder = Encoder::new(BlockSize::Small, ConvergenceSecret::NULL);
+    let mut sealed = encoder.push(&bytes);
+    let (capability, rest) = encoder.finish();
+    sealed.extend(rest);
+    let order = sealed.iter().map(|block| block.reference).collect();
+    for SealedBlock { reference, block, .. } in sealed {
+        blocks.put(&reference, block).now_or_never().expect("memory does not wait").unwrap();
+    }
+    (blocks, capability, order)
+}
+
+async fn copy(from: Arc<dyn BlockStore>, to: &[Arc<dyn BlockStore>], of: ReadCapability) -> Seeded {
+    let subjects = vec![Subject::content(of)];
+    seed(from, to.to_vec(), subjects, SeedSettings::default(), Arc::new(Unobserved)).await
+}
+
+async fn look(stores: &[Arc<dyn BlockStore>], of: ReadCapability, sample: Option<u64>) -> Audited {
+    let nodes = Arc::new(Race::new(stores.to_vec()));
+    let settings = AuditSettings { sample, ..AuditSettings::default() };
+    let subjects = vec![Subject::content(of)];
+    audit(stores.to_vec(), nodes, subjects, settings, Arc::new(Unobserved)).await.contents.remove(0)
+}
+
+#[tokio::test]
+async fn every_block_is_copied_and_none_twice() {
+    for length in [0, 1, 1024, 16 * 1024, 600_000] {
+        let (from, capability, _) = content(length);
+        let to = Arc::new(Counted::new(Arc::new(Memory::new())));
+        let targets = [to.clone() as Arc<dyn BlockStore>];
+        let seeded = copy(from.clone(), &targets, capability).await;
+        assert!(seeded.is_complete(), "{seeded:?}");
+        assert_eq!(
+            (to.counts().blocks_put(), seeded.blocks),
+            (from.len() as u64, from.len() as u64),
+            "{length}"
+        );
+        assert!(look(&targets, capability, None).await.is_available());
+
+        let again = copy(from, &targets, capability).await;
+        assert_eq!((again.fetched, again.targets[0].put, again.targets[0].had), (0, 0, again.blocks));
+    }
+}
+
+#[tokio::test]
+async fn each_target_gets_what_it_lacks_and_no_more() {
+    let (from, capability, order) = content(600_000);
+    let [full, empty, partial] = std::array::from_fn(|_| Arc::new(Memory::new()));
+    for (number, reference) in order.iter().enumerate() {
+        let block = from.get(reference).await.unwrap();
+        full.put(reference, block.clone()).await.unwrap();
+        if number % 3 == 0 {
+            partial.put(reference, block).await.unwrap();
+        }
+    }
+    let targets = [full.clone() as Arc<dyn BlockStore>, empty.clone(), partial.clone()];
+    let seeded = copy(from.clone(), &targets, capability).await;
+    let put: Vec<_> = seeded.targets.iter().map(|target| target.put as usize).collect();
+    assert_eq!(put, [0, order.len(), order.len() - order.len().div_ceil(3)]);
+    assert_eq!((empty.len(), partial.len()), (order.len(), order.len()));
+}
+
+#[tokio::test]
+async fn a_block_that_is_nowhere_is_told_and_all_others_are_copied() {
+    let (from, capability, order) = content(600_000);
+    // The last block of the content too, without which its length is not known.
+    let leaves = order.len() - order.len() / 16 - 1;
+    for lost in [order[0], order[leaves - 2], order[300]] {
+        let fault = Arc::new(Fault::new(from.clone()));
+        fault.set(lost, Faulty::Missing);
+        let to = Arc::new(Memory::new());
+        let seeded = copy(fault, &[to.clone()], capability).await;
+        assert_eq!(seeded.losses.len(), 1, "{seeded:?}");
+        assert!(!seeded.is_complete());
+        assert_eq!(seeded.losses[0].blocks, 1, "{}", seeded.losses[0].reason);
+        assert_eq!(to.len(), order.len() - 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_fails_is_given_up_and_the_other_gets_all() {
+    let (from, capability, order) = content(600_000);
+    let broken = Arc::new(Fault::new(Arc::new(Memory::new())));
+    broken.set_all(Faulty::Unavailable);
+    let to = Arc::new(Memory::new());
+    let seeded = copy(from, &[broken, to.clone()], capability).await;
+    assert!(!seeded.is_complete() && seeded.losses.is_empty());
+    assert!(seeded.targets[0].failure.is_some() && seeded.targets[1].failure.is_none());
+    assert_eq!(to.len(), order.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_gone_is_not_asked_for_every_block() {
+    let (from, capability, _) = content(5_000_000);
+    let counted = Arc::new(Counted::new(from));
+    let fault = Arc::new(Fault::new(counted.clone()));
+    let to = Arc::new(Fault::new(Arc::new(Memory::new())));
+    // It goes when the walk is under way: nothing is put meanwhile.
+    to.set_all(Faulty::Slow(Duration::from_secs(1)));
+    let targets = [to as Arc<dyn BlockStore>];
+    let (begun, leaving) = (Instant::now(), fault.clone());
+    let gone = async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        leaving.set_all(Faulty::Unavailable);
+    };
+    let (seeded, ()) = tokio::join!(copy(fault, &targets, capability), gone);
+    assert!(!seeded.is_complete());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(seeded.blocks < 2_000, "{}", seeded.blocks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_fetched_than_the_rate_allows() {
+    let (from, capability, order) = content(600_000);
+    let begun = Instant::now();
+    let settings = SeedSettings { rate: Some(100 * 1024), ..SeedSettings::default() };
+    let subjects = vec![Subject::content(capability)];
+    let to = Arc::new(Memory::new());
+    let seeded = seed(from, vec![to], subjects, settings, Arc::new(Unobserved)).await;
+    assert_eq!(seeded.fetched, order.len() as u64);
+    // The last piece waits for those before it.
+    let expected = order.len() as f64 / 100.0;
+    let took = begun.elapsed().as_secs_f64();
+    assert!((expected - 0.6..expected + 0.1).contains(&took), "{took} instead of {expected}");
+}
+
+#[tokio::test]
+async fn an_audit_tells_which_store_lacks_what() {
+    let (blocks, capability, order) = content(600_000);
+    let [one, other] = [(); 2].map(|()| Arc::new(Fault::new(blocks.clone())));
+    one.set(order[3], Faulty::Missing);
+    one.set(order[5], Faulty::Missing);
+    other.set(order[7], Faulty::Missing);
+    let audited = look(&[one.clone(), other.clone()], capability, None).await;
+    assert!(audited.is_available());
+    assert_eq!(audited.asked, order.len() as u64);
+    assert_eq!([audited.stores[0].missing, audited.stores[1].missing], [2, 1]);
+    assert_eq!(audited.stores[1].blocks, [order[7].to_string()]);
+
+    other.set(order[5], Faulty::Missing);
+    let audited = look(&[one, other], capability, None).await;
+    assert_eq!((audited.lost, audited.unknown), (1, 0));
+    assert!(!audited.is_available());
+}
+
+#[tokio::test]
+async fn with_a_node_that_is_lost_all_below_it_is() {
+    let (blocks, capability, order) = content(600_000);
+    let fault = Arc::new(Fault::new(blocks));
+    // The first node: it follows the sixteen leaves that it names, or more of them.
+    let mut lost = Vec::new();
+    for reference in &order[16..60] {
+        fault.clear();
+        fault.set(*reference, Faulty::Missing);
+        lost.push(look(&[fault.clone()], capability, None).await.lost);
+    }
+    assert!(lost.iter().all(|lost| [1, 17].contains(lost)), "{lost:?}");
+    assert!(lost.contains(&17));
+    // Without the root nobody knows what there is.
+    fault.clear();
+    fault.set(capability.reference, Faulty::Missing);
+    let audited = look(&[fault], capability, None).await;
+    assert!(audited.lost > 0 && audited.estimated && !audited.is_available());
+}
+
+#[tokio::test]
+async fn a_store_that_gives_no_answer_proves_nothing() {
+    let (blocks, capability, order) = content(100_000);
+    let [well, away] = [(); 2].map(|()| Arc::new(Fault::new(blocks.clone())));
+    away.set_all(Faulty::Unavailable);
+    let stores = [well.clone() as Arc<dyn BlockStore>, away];
+    let audited = look(&stores, capability, None).await;
+    assert!(audited.is_available());
+    assert_eq!(audited.stores[1].unanswered, order.len() as u64);
+
+    well.set(order[2], Faulty::Missing);
+    let audited = look(&stores, capability, None).await;
+    assert_eq!((audited.lost, audited.unknown), (0, 1));
+    assert!(!audited.is_available());
+}
+
+#[tokio::test]
+async fn of_a_large_content_a_sample_is_asked_after() {
+    let (blocks, capability, order) = content(5_000_000);
+    let fault = Arc::new(Fault::new(blocks));
+    let counted = Arc::new(Counted::new(fault.clone()));
+    let audited = look(&[counted], capability, Some(300)).await;
+    assert!(audited.is_available());
+    assert_eq!((audited.asked, audited.sample_of), (300, Some(5_000_000_u64.div_ceil(1024))));
+    assert!((0.009..0.011).contains(&audited.lost_at_most), "{}", audited.lost_at_most);
+
+    // A tenth of all is gone: the sample meets some of it, but for one time in 10^13.
+    for reference in order.iter().step_by(10) {
+        if *reference != capability.reference {
+            fault.set(*reference, Faulty::Missing);
+        }
+    }
+    let audited = look(&[fault], capability, Some(300)).await;
+    assert!(audited.lost > 0 && audited.lost == audited.stores[0].missing, "{audited:?}");
+    assert!(audited.lost_at_most > 0.1, "{}", audited.lost_at_most);
+}

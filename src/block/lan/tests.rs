@@ -1,0 +1,307 @@
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use futures::{StreamExt as _, stream};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::*;
+use crate::block::Verify;
+use crate::eris::reference_of;
+
+/// What a neighbour does when it is asked for a block.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Honest,
+    /// It says that it has every block, and gives another.
+    Lies,
+    Stalls,
+    /// It gives one block, and stalls then.
+    Fades,
+    /// It ends in the middle of a block.
+    Vanishes,
+    /// It sends whoever asks to another address.
+    Redirects(SocketAddr),
+    /// It wants to be left alone for a while.
+    Busy,
+}
+
+/// A neighbour on loopback.
+struct Peer {
+    addr: SocketAddr,
+    seen: Arc<Seen>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    gets: AtomicUsize,
+    heads: AtomicUsize,
+}
+
+impl Peer {
+    async fn start(blocks: &[Block], manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        let addr = listener.local_addr().expect("it is bound");
+        let blocks: HashMap<_, _> =
+            blocks.iter().map(|block| (reference_of(block).to_string(), block.clone())).collect();
+        let (blocks, seen) = (Arc::new(blocks), Arc::<Seen>::default());
+        let (here, count) = (blocks.clone(), seen.clone());
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.connections.fetch_add(1, Relaxed);
+                connections.spawn(converse(stream, here.clone(), manner, count.clone()));
+            }
+        });
+        Self { addr, seen, task }
+    }
+
+    fn asked(&self) -> usize {
+        self.seen.gets.load(Relaxed) + self.seen.heads.load(Relaxed)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Answers the requests on one connection.
+async fn converse(
+    stream: TcpStream,
+    blocks: Arc<HashMap<String, Block>>,
+    manner: Manner,
+    seen: Arc<Seen>,
+) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head).await.ok()? == 0 {
+                return None;
+            }
+        }
+        let is_get = head.starts_with("GET ");
+        if is_get { &seen.gets } else { &seen.heads }.fetch_add(1, Relaxed);
+        let (_, rest) = head.split_once("/uri-res/N2R?urn:blake2b:")?;
+        let mut block = blocks.get(rest.split(' ').next()?).cloned();
+        match manner {
+            Manner::Fades if seen.gets.load(Relaxed) > 1 => std::future::pending().await,
+            Manner::Honest | Manner::Vanishes | Manner::Fades => {}
+            Manner::Lies => block = Some(Block::from(vec![6; 1024])),
+            Manner::Stalls => std::future::pending().await,
+            Manner::Redirects(to) => {
+                let answer =
+                    format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.ok()?;
+                continue;
+            }
+            Manner::Busy => {
+                let answer = "HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.ok()?;
+                continue;
+            }
+        }
+        let (status, body) = match block {
+            Some(block) => ("200 OK", block),
+            None => ("404 Not Found", Block::new()),
+        };
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        if is_get && manner == Manner::Vanishes && !body.is_empty() {
+            stream.write_all(&body[..body.len() / 2]).await.ok()?;
+            return None;
+        }
+        if is_get {
+            stream.write_all(&body).await.ok()?;
+        }
+    }
+}
+
+fn block(number: u8) -> Block {
+    Block::from(vec![number; 1024])
+}
+
+fn lan(peers: &[&Peer]) -> Lan {
+    Lan::of(Neighbours::given(peers.iter().map(|peer| peer.addr)))
+}
+
+async fn get(lan: &Lan, block: &Block) -> Result<Block, Error> {
+    lan.get(&reference_of(block)).await
+}
+
+#[tokio::test]
+async fn without_a_neighbour_every_block_is_absent_at_once() {
+    let (lan, wanted) = (lan(&[]), reference_of(&block(1)));
+    let begun = Instant::now();
+    assert!(matches!(lan.get(&wanted).await, Err(Error::NotFound { .. })));
+    assert!(!lan.has(&wanted).await.unwrap());
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn nothing_is_put() {
+    let error = lan(&[]).put(&reference_of(&block(1)), block(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { reason: Refusal::ReadOnly, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_has_the_block_gives_it_and_is_asked_first_from_then_on() {
+    let blocks = [block(1), block(2), block(3)];
+    let (full, empty) = (Peer::start(&blocks, Manner::Honest).await, Peer::start(&[], Manner::Honest).await);
+    let lan = lan(&[&empty, &full]);
+    assert_eq!(get(&lan, &blocks[0]).await.unwrap(), blocks[0]);
+    let asked = empty.asked();
+    assert_eq!(get(&lan, &blocks[1]).await.unwrap(), blocks[1]);
+    assert_eq!(get(&lan, &blocks[2]).await.unwrap(), blocks[2]);
+    assert_eq!((empty.asked(), full.seen.gets.load(Relaxed)), (asked, 3));
+    assert!(lan.has(&reference_of(&blocks[0])).await.unwrap());
+    assert!(matches!(get(&lan, &block(9)).await, Err(Error::NotFound { .. })));
+    assert!(!lan.has(&reference_of(&block(9))).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_several_hold_in_part_is_had_from_all_of_them() {
+    let blocks: Vec<_> = (0..20).map(block).collect();
+    let mut peers = Vec::new();
+    for part in blocks.chunks(5) {
+        peers.push(Peer::start(part, Manner::Honest).await);
+    }
+    let lan = lan(&peers.iter().collect::<Vec<_>>());
+    for wanted in &blocks {
+        assert_eq!(get(&lan, wanted).await.unwrap(), *wanted);
+    }
+}
+
+#[tokio::test]
+async fn several_who_have_all_share_the_work() {
+    let blocks: Vec<_> = (0..40).map(block).collect();
+    // Each has one block that the other lacks, by which it comes to be known as somebody who gives.
+    let one = Peer::start(&blocks[1..], Manner::Honest).await;
+    let other = Peer::start(&blocks[..39], Manner::Honest).await;
+    let lan = lan(&[&one, &other]);
+    for wanted in [&blocks[0], &blocks[39]] {
+        get(&lan, wanted).await.unwrap();
+    }
+    let blocks = &blocks[1..39];
+    let answers = stream::iter(blocks).map(|wanted| get(&lan, wanted)).buffer_unordered(CONCURRENCY);
+    assert!(answers.all(|answer| async move { answer.is_ok() }).await);
+    let (one, other) = (one.seen.gets.load(Relaxed), other.seen.gets.load(Relaxed));
+    assert!(one > 5 && other > 5, "{one} and {other}");
+}
+
+#[tokio::test]
+async fn connections_are_kept() {
+    let blocks: Vec<_> = (0..20).map(block).collect();
+    let peer = Peer::start(&blocks, Manner::Honest).await;
+    let lan = lan(&[&peer]);
+    for wanted in &blocks {
+        get(&lan, wanted).await.unwrap();
+    }
+    // The question who has the first block may have gone beside.
+    assert!(peer.seen.connections.load(Relaxed) <= 2, "{}", peer.seen.connections.load(Relaxed));
+}
+
+#[tokio::test]
+async fn one_that_lies_is_found_out_once_and_left_alone() {
+    let blocks = [block(1), block(2)];
+    let (liar, honest) = (Peer::start(&[], Manner::Lies).await, Peer::start(&blocks, Manner::Honest).await);
+    let lan = lan(&[&liar, &honest]);
+    assert_eq!(get(&lan, &blocks[0]).await.unwrap(), blocks[0]);
+    // It is the first to be asked when nobody is known to be good, and may have been late to answer before.
+    for _ in 0..10 {
+        assert_eq!(get(&lan, &blocks[1]).await.unwrap(), blocks[1]);
+    }
+    assert!(liar.seen.gets.load(Relaxed) <= 1, "{}", liar.seen.gets.load(Relaxed));
+}
+
+#[tokio::test]
+async fn a_lie_is_nobodys_block() {
+    let liar = Peer::start(&[], Manner::Lies).await;
+    let lan = lan(&[&liar]);
+    assert!(matches!(get(&lan, &block(1)).await, Err(Error::Corrupt { .. })));
+    // As long as it is left alone, there is nobody.
+    assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn one_that_stalls_or_vanishes_costs_one_bounded_delay() {
+    for manner in [Manner::Stalls, Manner::Vanishes] {
+        let blocks = [block(1), block(2)];
+        let bad = Peer::start(&blocks, manner).await;
+        let good = Peer::start(&blocks, Manner::Honest).await;
+        let lan = lan(&[&bad, &good]);
+        for wanted in &blocks {
+            let begun = Instant::now();
+            assert_eq!(get(&lan, wanted).await.unwrap(), *wanted);
+            assert!(begun.elapsed() < PATIENCE.first_byte, "{:?}", begun.elapsed());
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_was_silent_while_another_gave_is_left_alone() {
+    let blocks = [block(1), block(2), block(3)];
+    let (bad, good) = (Peer::start(&blocks, Manner::Fades).await, Peer::start(&blocks, Manner::Honest).await);
+    let neighbours = Neighbours::given([bad.addr]);
+    let lan = Lan::of(neighbours.clone());
+    assert_eq!(get(&lan, &blocks[0]).await.unwrap(), blocks[0]);
+    neighbours.tell([bad.addr, good.addr]);
+    assert_eq!(get(&lan, &blocks[1]).await.unwrap(), blocks[1], "it was asked first, and overtaken");
+    let asked = bad.asked();
+    // Also by those who search for what nobody has, who would wait for its word.
+    assert!(get(&lan, &block(9)).await.is_err());
+    assert_eq!(bad.asked(), asked);
+}
+
+#[tokio::test]
+async fn a_block_that_only_a_silent_one_may_have_is_not_said_to_be_absent() {
+    let (silent, empty) = (Peer::start(&[], Manner::Stalls).await, Peer::start(&[], Manner::Honest).await);
+    let lan = lan(&[&silent, &empty]);
+    let begun = Instant::now();
+    let error = get(&lan, &block(1)).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    // Now it is left alone, and costs nothing more.
+    let error = get(&lan, &block(1)).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert!(begun.elapsed() < PATIENCE.first_byte, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn one_that_is_busy_says_until_when() {
+    let busy = Peer::start(&[], Manner::Busy).await;
+    let lan = lan(&[&busy]);
+    for _ in 0..3 {
+        let error = get(&lan, &block(1)).await.unwrap_err();
+        let Error::Unavailable { retry_after, .. } = error else { panic!("{error}") };
+        assert_eq!(retry_after, Some(Duration::from_secs(1)));
+    }
+    assert_eq!(busy.asked(), 1, "it is left alone for so long");
+}
+
+#[tokio::test]
+async fn no_neighbour_leads_elsewhere() {
+    let elsewhere = Peer::start(&[block(1)], Manner::Honest).await;
+    let guide = Peer::start(&[], Manner::Redirects(elsewhere.addr)).await;
+    assert!(get(&lan(&[&guide]), &block(1)).await.is_err());
+    assert_eq!(elsewhere.seen.connections.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn neighbours_come_and_go() {
+    let neighbours = Neighbours::given([]);
+    let lan = Lan::of(neighbours.clone());
+    assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
+    let peer = Peer::start(&[block(1)], Manner::Honest).await;
+    neighbours.tell([peer.addr]);
+    assert_eq!(get(&lan, &block(1)).await.unwrap(), block(1));
+    neighbours.tell([]);
+    assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
+    assert_eq!(peer.seen.gets.load(Relaxed), 1);
+    assert!(Verify::new(Arc::new(lan)).is_remote());
+}

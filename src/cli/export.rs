@@ -1,0 +1,108 @@
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use clap::Args;
+use indicatif::HumanBytes;
+
+use super::contents::Contents;
+use super::progress::Progress;
+use super::{Blocks, Session, Signals};
+use crate::availability::{SeedSettings, Seeded, Subject, seed};
+use crate::block::{BlockStore, Bundle, Verify};
+use crate::eris::{ReadCapability, Reference};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What the file has is skipped: the same command goes on where it was stopped, and another one adds to it.\n\
+                  `erisfs mount --blocks bundle:FILE --catalog URN` reads straight from it, `erisfs import FILE` copies it."
+)]
+pub(super) struct Export {
+    #[command(flatten)]
+    blocks: Blocks,
+    #[command(flatten)]
+    contents: Contents,
+    /// Leave the URNs out of the file: whoever finds it can read nothing without being told them
+    #[arg(long)]
+    no_capabilities: bool,
+    /// The bundle to write, or to add to
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Export {
+    pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
+        session.runtime.block_on(self.export(session))
+    }
+
+    async fn export(&self, session: &Session) -> anyhow::Result<()> {
+        let mut signals = Signals::catch()?;
+        let progress = Arc::new(Progress::start());
+        let outcome = tokio::select! {
+            outcome = self.copy(session, progress.clone()) => outcome,
+            () = signals.any() => Err(anyhow!("stopped; what was written stays, and the same command does the rest")),
+        };
+        progress.end();
+        outcome
+    }
+
+    async fn copy(&self, session: &Session, progress: Arc<Progress>) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let from = self.blocks.open(session)?;
+        let catalogs = self.contents.catalogs(session)?;
+        let (mut subjects, absent) = self.contents.find(session, from.clone()).await?;
+        let known: HashSet<Reference> = subjects.iter().map(|subject| subject.capability.reference).collect();
+        if self.contents.names_store_paths() {
+            // The file alone has to be enough to find them in it.
+            let missing = catalogs.iter().filter(|catalog| !known.contains(&catalog.reference));
+            subjects.extend(missing.copied().map(Subject::catalog));
+        }
+        let capabilities = capabilities(&subjects, &catalogs);
+        // Catalogs go first, where a reader of the file looks first.
+        let (first, rest): (Vec<_>, Vec<_>) =
+            subjects.into_iter().partition(|subject| catalogs.contains(&subject.capability));
+        let bundle = Bundle::new(&self.output);
+        let to: Arc<dyn BlockStore> = Arc::new(Verify::new(Arc::new(bundle.clone())));
+        let settings = SeedSettings { wait: self.contents.wait(session), rate: None };
+        let mut is_complete = absent.is_empty();
+        let (mut put, mut had, mut bytes) = (0, 0, 0);
+        for subjects in [first, rest] {
+            let seeded = seed(from.clone(), vec![to.clone()], subjects, settings, progress.clone()).await;
+            tell(&seeded);
+            is_complete &= seeded.is_complete();
+            put += seeded.targets.iter().map(|target| target.put).sum::<u64>();
+            had += seeded.targets.iter().map(|target| target.had).sum::<u64>();
+            bytes += seeded.fetched_bytes;
+        }
+        if !self.no_capabilities {
+            bundle.add_capabilities(capabilities).await?;
+            bundle.sync().await?;
+        }
+        let (file, bytes, took) = (self.output.display(), HumanBytes(bytes), started.elapsed().as_secs_f64());
+        eprintln!("{file}: {put} blocks ({bytes}) written in {took:.1} s, {had} were there");
+        match is_complete {
+            true => Ok(()),
+            false => Err(anyhow!("{file} is not complete; the same command tries the rest")),
+        }
+    }
+}
+
+fn tell(seeded: &Seeded) {
+    for loss in &seeded.losses {
+        eprintln!("{}: {} blocks or more could not be had: {}", loss.name, loss.blocks, loss.reason);
+    }
+    for failure in seeded.targets.iter().filter_map(|target| target.failure.as_ref()) {
+        eprintln!("{failure}");
+    }
+}
+
+/// What a reader of the file is told: the catalogs, which tell the rest, and contents that were named by themselves; without a
+/// catalog the contents of the store paths.
+fn capabilities(subjects: &[Subject], catalogs: &[ReadCapability]) -> Vec<ReadCapability> {
+    let told = subjects.iter().filter(|subject| {
+        catalogs.is_empty() || catalogs.contains(&subject.capability) || subject.announced.is_none()
+    });
+    told.map(|subject| subject.capability).collect()
+}
