@@ -1,4 +1,5 @@
-//! Against the real programs: `guix` and `nix` as clients, `guix publish` and Nix's binary caches as servers; js-ipfs and Kubo.
+//! Against the real programs: `guix` and `nix` as clients, `guix publish` and Nix's binary caches as servers; js-ipfs, Kubo, GNUnet,
+//! `gdbmtool`, and neighbours on a link.
 //!
 //! `tests/peers/run` installs and starts them and runs these tests, which are ignored otherwise. What a client installed is
 //! asked of its own database: a narinfo that Guix refuses makes `guix build` exit 0 with nothing installed, and a NAR that
