@@ -6,6 +6,9 @@ mod certified;
 mod faults;
 mod files;
 mod https;
+mod ipfs;
+#[path = "../support/ipfs_node.rs"]
+mod ipfs_node;
 #[path = "../support/n2r.rs"]
 mod n2r;
 mod near;
@@ -65,6 +68,7 @@ conforms! {
     http: served();
     serve: served_by_erisfs();
     lan: near();
+    ipfs_rpc: in_ipfs();
     cache: decorated(|inner| Arc::new(Cache::new(inner, 1 << 20)));
     race: decorated(last_of_three);
     counted: decorated(|inner| Arc::new(Counted::new(inner)));
@@ -128,6 +132,16 @@ async fn served_by_erisfs() -> Subject {
     tokio::spawn(server.run(std::future::pending()));
     let mut subject = opened(&url).await;
     subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject
+}
+
+/// `ipfs:` with a token, over a node that keeps its blocks in memory.
+async fn in_ipfs() -> Subject {
+    let node = ipfs_node::Node::start(Arc::new(Memory::new()), Some(suite::SECRET)).await;
+    let url = format!("ipfs://:{}@{}", suite::SECRET.replace('/', "%2F"), node.address);
+    let mut subject = opened(&url).await;
+    subject.reopened = Some(Box::new(move || block::open(&url).expect("it was opened before")));
+    subject.kept_alive = Box::new(node);
     subject
 }
 

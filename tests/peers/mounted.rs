@@ -21,7 +21,7 @@ fn mount(scratch: &Scratch, server: &str, more: &[&str]) -> Running {
 
 /// Compares everything: names, kinds, targets, contents, and who may execute.
 #[track_caller]
-fn is_the_same(real: &Path, shown: &Path) {
+pub fn is_the_same(real: &Path, shown: &Path) {
     run(Command::new("diff").args(["-r", "--no-dereference", text(real), text(shown)])).text();
     let executables = |at: &Path| {
         let found =
