@@ -6,8 +6,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::opening::Opening;
 use super::*;
 use crate::block::{BlockStore, Counted, Fault, Faulty, Memory, Race};
+use crate::content::Deadline;
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, Reference, SealedBlock};
 use crate::offline::{Event, Observer};
 
@@ -31,6 +33,18 @@ fn content(length: usize) -> (Arc<Memory>, ReadCapability, Vec<Reference>) {
         blocks.put(&reference, block).now_or_never().expect("memory does not wait").unwrap();
     }
     (blocks, capability, order)
+}
+
+/// The leaves of a content in its order, and its nodes, the root first.
+async fn tree(blocks: &Arc<Memory>, of: ReadCapability) -> (Vec<Reference>, Vec<Reference>) {
+    let opened = Opening::new(blocks.clone(), &Subject::content(of), Deadline::after(WAIT)).await;
+    let mut inventory = opened.expect("it is all there").inventory();
+    let (mut leaves, mut nodes) = (Vec::new(), Vec::new());
+    while let Some(batch) = inventory.next(Deadline::after(WAIT)).await {
+        leaves.extend(batch.leaves.iter().map(|leaf| leaf.reference));
+        nodes.extend(batch.nodes);
+    }
+    (leaves, nodes)
 }
 
 async fn copy(from: Arc<dyn BlockStore>, to: &[Arc<dyn BlockStore>], of: ReadCapability) -> Seeded {
@@ -86,9 +100,9 @@ async fn each_target_gets_what_it_lacks_and_no_more() {
 #[tokio::test]
 async fn a_block_that_is_nowhere_is_told_and_all_others_are_copied() {
     let (from, capability, order) = content(600_000);
-    // The last block of the content too, without which its length is not known.
-    let leaves = order.len() - order.len() / 16 - 1;
-    for lost in [order[0], order[leaves - 2], order[300]] {
+    let (leaves, _) = tree(&from, capability).await;
+    // The last one too, without which its length is not known.
+    for lost in [leaves[0], leaves[300], leaves[leaves.len() - 1]] {
         let fault = Arc::new(Fault::new(from.clone()));
         fault.set(lost, Faulty::Missing);
         let to = Arc::new(Memory::new());
@@ -115,18 +129,14 @@ async fn a_target_that_fails_is_given_up_and_the_other_gets_all() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_is_gone_is_not_asked_for_every_block() {
     let (from, capability, _) = content(5_000_000);
-    let counted = Arc::new(Counted::new(from));
-    let fault = Arc::new(Fault::new(counted.clone()));
-    let to = Arc::new(Fault::new(Arc::new(Memory::new())));
-    // It goes when the walk is under way: nothing is put meanwhile.
-    to.set_all(Faulty::Slow(Duration::from_secs(1)));
-    let targets = [to as Arc<dyn BlockStore>];
-    let (begun, leaving) = (Instant::now(), fault.clone());
-    let gone = async move {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        leaving.set_all(Faulty::Unavailable);
-    };
-    let (seeded, ()) = tokio::join!(copy(fault, &targets, capability), gone);
+    let (leaves, _) = tree(&from, capability).await;
+    let fault = Arc::new(Fault::new(from));
+    // But for the last leaf, which is had when it is opened.
+    for leaf in &leaves[..leaves.len() - 1] {
+        fault.set(*leaf, Faulty::Unavailable);
+    }
+    let begun = Instant::now();
+    let seeded = copy(fault, &[Arc::new(Memory::new())], capability).await;
     assert!(!seeded.is_complete());
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(seeded.blocks < 2_000, "{}", seeded.blocks);
@@ -150,17 +160,18 @@ async fn no_more_is_fetched_than_the_rate_allows() {
 #[tokio::test]
 async fn an_audit_tells_which_store_lacks_what() {
     let (blocks, capability, order) = content(600_000);
+    let (leaves, _) = tree(&blocks, capability).await;
     let [one, other] = [(); 2].map(|()| Arc::new(Fault::new(blocks.clone())));
-    one.set(order[3], Faulty::Missing);
-    one.set(order[5], Faulty::Missing);
-    other.set(order[7], Faulty::Missing);
+    one.set(leaves[3], Faulty::Missing);
+    one.set(leaves[5], Faulty::Missing);
+    other.set(leaves[7], Faulty::Missing);
     let audited = look(&[one.clone(), other.clone()], capability, None).await;
     assert!(audited.is_available());
     assert_eq!(audited.asked, order.len() as u64);
     assert_eq!([audited.stores[0].missing, audited.stores[1].missing], [2, 1]);
-    assert_eq!(audited.stores[1].blocks, [order[7].to_string()]);
+    assert_eq!(audited.stores[1].blocks, [leaves[7].to_string()]);
 
-    other.set(order[5], Faulty::Missing);
+    other.set(leaves[5], Faulty::Missing);
     let audited = look(&[one, other], capability, None).await;
     assert_eq!((audited.lost, audited.unknown), (1, 0));
     assert!(!audited.is_available());
@@ -168,17 +179,17 @@ async fn an_audit_tells_which_store_lacks_what() {
 
 #[tokio::test]
 async fn with_a_node_that_is_lost_all_below_it_is() {
-    let (blocks, capability, order) = content(600_000);
+    let (blocks, capability, _) = content(600_000);
+    let (_, nodes) = tree(&blocks, capability).await;
     let fault = Arc::new(Fault::new(blocks));
-    // The first node: it follows the sixteen leaves that it names, or more of them.
     let mut lost = Vec::new();
-    for reference in &order[16..60] {
+    for node in &nodes[1..] {
         fault.clear();
-        fault.set(*reference, Faulty::Missing);
+        fault.set(*node, Faulty::Missing);
         lost.push(look(&[fault.clone()], capability, None).await.lost);
     }
-    assert!(lost.iter().all(|lost| [1, 17].contains(lost)), "{lost:?}");
-    assert!(lost.contains(&17));
+    // Sixteen leaves and the node itself; below others there are nodes.
+    assert!(lost.iter().all(|lost| *lost >= 2) && lost.contains(&17), "{lost:?}");
     // Without the root nobody knows what there is.
     fault.clear();
     fault.set(capability.reference, Faulty::Missing);
@@ -189,6 +200,7 @@ async fn with_a_node_that_is_lost_all_below_it_is() {
 #[tokio::test]
 async fn a_store_that_gives_no_answer_proves_nothing() {
     let (blocks, capability, order) = content(100_000);
+    let (leaves, _) = tree(&blocks, capability).await;
     let [well, away] = [(); 2].map(|()| Arc::new(Fault::new(blocks.clone())));
     away.set_all(Faulty::Unavailable);
     let stores = [well.clone() as Arc<dyn BlockStore>, away];
@@ -196,7 +208,7 @@ async fn a_store_that_gives_no_answer_proves_nothing() {
     assert!(audited.is_available());
     assert_eq!(audited.stores[1].unanswered, order.len() as u64);
 
-    well.set(order[2], Faulty::Missing);
+    well.set(leaves[2], Faulty::Missing);
     let audited = look(&stores, capability, None).await;
     assert_eq!((audited.lost, audited.unknown), (0, 1));
     assert!(!audited.is_available());
@@ -204,7 +216,8 @@ async fn a_store_that_gives_no_answer_proves_nothing() {
 
 #[tokio::test]
 async fn of_a_large_content_a_sample_is_asked_after() {
-    let (blocks, capability, order) = content(5_000_000);
+    let (blocks, capability, _) = content(5_000_000);
+    let (leaves, _) = tree(&blocks, capability).await;
     let fault = Arc::new(Fault::new(blocks));
     let counted = Arc::new(Counted::new(fault.clone()));
     let audited = look(&[counted], capability, Some(300)).await;
@@ -213,10 +226,8 @@ async fn of_a_large_content_a_sample_is_asked_after() {
     assert!((0.009..0.011).contains(&audited.lost_at_most), "{}", audited.lost_at_most);
 
     // A tenth of all is gone: the sample meets some of it, but for one time in 10^13.
-    for reference in order.iter().step_by(10) {
-        if *reference != capability.reference {
-            fault.set(*reference, Faulty::Missing);
-        }
+    for leaf in leaves[..leaves.len() - 1].iter().step_by(10) {
+        fault.set(*leaf, Faulty::Missing);
     }
     let audited = look(&[fault], capability, Some(300)).await;
     assert!(audited.lost > 0 && audited.lost == audited.stores[0].missing, "{audited:?}");

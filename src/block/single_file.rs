@@ -102,6 +102,10 @@ pub(super) fn failed(store: &Arc<str>, reference: Option<&Reference>, error: io:
     match error.kind() {
         ErrorKind::ReadOnlyFilesystem => refused(Refusal::ReadOnly),
         ErrorKind::PermissionDenied => refused(Refusal::Denied(error.to_string())),
+        // Trying again does not help before somebody makes room; FAT takes no file above 4 GiB.
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            refused(Refusal::Unprepared(error.to_string()))
+        }
         ErrorKind::InvalidInput => refused(Refusal::Foreign(error.to_string())),
         _ => Error::Unavailable {
             reference: reference.copied(),

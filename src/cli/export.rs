@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,21 +68,21 @@ impl Export {
         let to: Arc<dyn BlockStore> = Arc::new(Verify::new(Arc::new(bundle.clone())));
         let settings = SeedSettings { wait: self.contents.wait(session), rate: None };
         let mut is_complete = absent.is_empty();
-        let (mut put, mut had, mut bytes) = (0, 0, 0);
+        let (mut put, mut had) = (0, 0);
         for subjects in [first, rest] {
             let seeded = seed(from.clone(), vec![to.clone()], subjects, settings, progress.clone()).await;
             tell(&seeded);
             is_complete &= seeded.is_complete();
             put += seeded.targets.iter().map(|target| target.put).sum::<u64>();
             had += seeded.targets.iter().map(|target| target.had).sum::<u64>();
-            bytes += seeded.fetched_bytes;
         }
         if !self.no_capabilities {
             bundle.add_capabilities(capabilities).await?;
             bundle.sync().await?;
         }
-        let (file, bytes, took) = (self.output.display(), HumanBytes(bytes), started.elapsed().as_secs_f64());
-        eprintln!("{file}: {put} blocks ({bytes}) written in {took:.1} s, {had} were there");
+        let (file, took) = (self.output.display(), started.elapsed().as_secs_f64());
+        let length = HumanBytes(fs::metadata(&self.output).map_or(0, |status| status.len()));
+        eprintln!("{file}: {put} blocks written in {took:.1} s, {had} were there; {length} in all");
         match is_complete {
             true => Ok(()),
             false => Err(anyhow!("{file} is not complete; the same command tries the rest")),

@@ -7,9 +7,9 @@ use super::noise::noise;
 use super::process::{Finished, feed, run};
 use super::scratch::{Scratch, text};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "put", "get", "publish", "ls", "cat", "stat", "mount", "serve", "prefetch", "check", "cache", "status",
-    "why", "demo",
+    "why", "demo", "seed", "audit",
 ];
 
 /// A URN that is right, of a content that is nowhere.

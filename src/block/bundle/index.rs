@@ -1,7 +1,9 @@
 //! Where the blocks of a bundle stand: found by hopping from head to head, a step at a time, so that a look-up in a large bundle
 //! waits for no more of it than stands before the block.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, num::NonZeroU64, path::Path, sync::Arc};
+
+use rustix::fs::{Advice, fadvise};
 
 use super::{
     Damage, cbor,
@@ -9,11 +11,13 @@ use super::{
 };
 use crate::{
     block::{Block, single_file},
-    eris::{ReadCapability, Reference},
+    eris::{BlockSize, ReadCapability, Reference},
 };
 
 /// Entries that are stepped over before somebody else may look something up: a disk with moving parts takes a second for so many.
 const STEP: usize = 128;
+/// Bytes in front of a block: two heads and the reference.
+const HEAD: u64 = 37;
 /// Added blocks that are looked through one by one before they are sorted in.
 const UNSORTED: usize = 4096;
 
@@ -79,13 +83,16 @@ impl Index {
         let file = self.file.clone();
         let mut scan = Scan::new(&file, self.outline.entries_end)?;
         self.length = scan.length();
-        for _ in 0..STEP {
+        for number in 0..STEP {
             if scan.at_end_of_map(&self.outline)? {
                 scan.behind(&mut self.outline)?;
                 return Ok(true);
             }
             let entry = scan.step(&mut self.outline)?;
             self.added.push(place(&entry));
+            if number == 0 {
+                expect_heads(&file, self.outline.entries_end, self.outline.entries_end - entry.offset);
+            }
         }
         Ok(false)
     }
@@ -194,6 +201,19 @@ impl Index {
                 Err(error)
             }
         }
+    }
+}
+
+/// Has the heads of a step read at once, side by side, if blocks have one size, as those of one content do: else each waits for the
+/// one before. Small blocks are read in passing anyway.
+fn expect_heads(file: &File, from: u64, stride: u64) {
+    if stride < BlockSize::Large.bytes() as u64 {
+        return;
+    }
+    for number in 0..STEP as u64 {
+        let at = from.saturating_add(number.saturating_mul(stride));
+        // No more than advice.
+        let _ = fadvise(file, at, NonZeroU64::new(HEAD), Advice::WillNeed);
     }
 }
 

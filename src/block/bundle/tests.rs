@@ -87,7 +87,7 @@ async fn every_form_that_the_format_allows_is_read() {
         holds(&bundle, &blocks).await;
         let (absent, _) = block(99, BlockSize::Small);
         assert!(matches!(bundle.get(&absent).await, Err(Error::NotFound { .. })));
-        assert_eq!(bundle.contents().await.expect("a bundle"), (vec![capability.clone()], None));
+        assert_eq!(bundle.contents().await.expect("a bundle"), (vec![capability], None));
         let store = Memory::new();
         let imported = bundle.import(&store, |_, _| {}).await.expect("a bundle");
         assert_eq!((imported.blocks, imported.spoiled_count, imported.damage), (10, 0, None));
