@@ -3,8 +3,9 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use erisfs::{
-    block::{self, BlockStore, Error, Found, Memory, Race, Refusal},
+    block::{self, BlockStore, Error, Found, Memory, Refusal},
     eris::{BlockSize, Reference},
+    http::Access,
 };
 use futures::StreamExt as _;
 
@@ -70,7 +71,7 @@ async fn among_several_gateways_a_liar_and_a_dead_one_cost_no_block() {
     let (honest, liar) = (Node::start(store.clone(), None).await, Node::lying(store).await);
     let dead = Node::start(Arc::new(Memory::new()), None).await.address;
     let urls = [liar.address, dead, honest.address].map(|address| format!("ipfs+http://{address}/"));
-    let race: Race = block::open_race(&urls).expect("good URLs");
+    let race = block::open_race(&urls, &Access::default()).expect("good URLs");
     let mut answers = race.get_many(references.clone());
     let mut count = 0;
     while let Some((reference, answer)) = answers.next().await {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use erisfs::block::{self, Block, BlockStore, Error, Memory, cid};
 use erisfs::eris::{BlockSize, Reference, reference_of};
+use erisfs::http::Access;
 use futures::StreamExt as _;
 
 use super::ipfs_node::Node;
@@ -129,12 +130,8 @@ async fn the_gateway_of_js_ipfs_gives_every_block_though_others_lie_or_are_dead(
     store.put_many(blocks.clone()).await.expect("it takes blocks");
     let liar = Node::lying(memory).await;
     let dead = Node::start(Arc::new(Memory::new()), None).await.address;
-    let race = block::open_race(&[
-        format!("ipfs+http://{}", liar.address),
-        format!("ipfs+http://{dead}"),
-        gateway(),
-    ])
-    .expect("good URLs");
+    let urls = [format!("ipfs+http://{}", liar.address), format!("ipfs+http://{dead}"), gateway()];
+    let race = block::open_race(&urls, &Access::default()).expect("good URLs");
     let begun = Instant::now();
     let mut answers = race.get_many(blocks.iter().map(|(reference, _)| *reference).collect());
     while let Some((reference, answer)) = answers.next().await {
