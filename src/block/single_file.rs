@@ -1,4 +1,5 @@
-//! Stores that are a single file, which several processes read and write: opened only where they are regular files, and locked for a limited time.
+//! Stores that are a single file, which several processes read and write: opened only where it is a regular file, and locked for
+//! a limited time.
 //!
 //! The lock is that of `flock`, which the kernel lets go when its holder dies. GDBM takes the same one.
 
