@@ -47,16 +47,16 @@ async fn tree(blocks: &Arc<Memory>, of: ReadCapability) -> (Vec<Reference>, Vec<
     (leaves, nodes)
 }
 
-async fn copy(from: Arc<dyn BlockStore>, to: &[Arc<dyn BlockStore>], of: ReadCapability) -> Seeded {
+async fn copy(from: Arc<dyn BlockStore>, to: Vec<Arc<dyn BlockStore>>, of: ReadCapability) -> Seeded {
     let subjects = vec![Subject::content(of)];
-    seed(from, to.to_vec(), subjects, SeedSettings::default(), Arc::new(Unobserved)).await
+    seed(from, to, subjects, SeedSettings::default(), Arc::new(Unobserved)).await
 }
 
-async fn look(stores: &[Arc<dyn BlockStore>], of: ReadCapability, sample: Option<u64>) -> Audited {
-    let nodes = Arc::new(Race::new(stores.to_vec()));
+async fn look(stores: Vec<Arc<dyn BlockStore>>, of: ReadCapability, sample: Option<u64>) -> Audited {
+    let nodes = Arc::new(Race::new(stores.clone()));
     let settings = AuditSettings { sample, ..AuditSettings::default() };
     let subjects = vec![Subject::content(of)];
-    audit(stores.to_vec(), nodes, subjects, settings, Arc::new(Unobserved)).await.contents.remove(0)
+    audit(stores, nodes, subjects, settings, Arc::new(Unobserved)).await.contents.remove(0)
 }
 
 #[tokio::test]
@@ -65,16 +65,16 @@ async fn every_block_is_copied_and_none_twice() {
         let (from, capability, _) = content(length);
         let to = Arc::new(Counted::new(Arc::new(Memory::new())));
         let targets = [to.clone() as Arc<dyn BlockStore>];
-        let seeded = copy(from.clone(), &targets, capability).await;
+        let seeded = copy(from.clone(), targets.to_vec(), capability).await;
         assert!(seeded.is_complete(), "{seeded:?}");
         assert_eq!(
             (to.counts().blocks_put(), seeded.blocks),
             (from.len() as u64, from.len() as u64),
             "{length}"
         );
-        assert!(look(&targets, capability, None).await.is_available());
+        assert!(look(targets.to_vec(), capability, None).await.is_available());
 
-        let again = copy(from, &targets, capability).await;
+        let again = copy(from, targets.to_vec(), capability).await;
         assert_eq!((again.fetched, again.targets[0].put, again.targets[0].had), (0, 0, again.blocks));
     }
 }
@@ -91,7 +91,7 @@ async fn each_target_gets_what_it_lacks_and_no_more() {
         }
     }
     let targets = [full.clone() as Arc<dyn BlockStore>, empty.clone(), partial.clone()];
-    let seeded = copy(from.clone(), &targets, capability).await;
+    let seeded = copy(from.clone(), targets.to_vec(), capability).await;
     let put: Vec<_> = seeded.targets.iter().map(|target| target.put as usize).collect();
     assert_eq!(put, [0, order.len(), order.len() - order.len().div_ceil(3)]);
     assert_eq!((empty.len(), partial.len()), (order.len(), order.len()));
@@ -106,7 +106,7 @@ async fn a_block_that_is_nowhere_is_told_and_all_others_are_copied() {
         let fault = Arc::new(Fault::new(from.clone()));
         fault.set(lost, Faulty::Missing);
         let to = Arc::new(Memory::new());
-        let seeded = copy(fault, &[to.clone()], capability).await;
+        let seeded = copy(fault, vec![to.clone()], capability).await;
         assert_eq!(seeded.losses.len(), 1, "{seeded:?}");
         assert!(!seeded.is_complete());
         assert_eq!(seeded.losses[0].blocks, 1, "{}", seeded.losses[0].reason);
@@ -120,7 +120,7 @@ async fn a_target_that_fails_is_given_up_and_the_other_gets_all() {
     let broken = Arc::new(Fault::new(Arc::new(Memory::new())));
     broken.set_all(Faulty::Unavailable);
     let to = Arc::new(Memory::new());
-    let seeded = copy(from, &[broken, to.clone()], capability).await;
+    let seeded = copy(from, vec![broken, to.clone()], capability).await;
     assert!(!seeded.is_complete() && seeded.losses.is_empty());
     assert!(seeded.targets[0].failure.is_some() && seeded.targets[1].failure.is_none());
     assert_eq!(to.len(), order.len());
@@ -136,7 +136,7 @@ async fn a_source_that_is_gone_is_not_asked_for_every_block() {
         fault.set(*leaf, Faulty::Unavailable);
     }
     let begun = Instant::now();
-    let seeded = copy(fault, &[Arc::new(Memory::new())], capability).await;
+    let seeded = copy(fault, vec![Arc::new(Memory::new())], capability).await;
     assert!(!seeded.is_complete());
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(seeded.blocks < 2_000, "{}", seeded.blocks);
@@ -165,14 +165,14 @@ async fn an_audit_tells_which_store_lacks_what() {
     one.set(leaves[3], Faulty::Missing);
     one.set(leaves[5], Faulty::Missing);
     other.set(leaves[7], Faulty::Missing);
-    let audited = look(&[one.clone(), other.clone()], capability, None).await;
+    let audited = look(vec![one.clone(), other.clone()], capability, None).await;
     assert!(audited.is_available());
     assert_eq!(audited.asked, order.len() as u64);
     assert_eq!([audited.stores[0].missing, audited.stores[1].missing], [2, 1]);
     assert_eq!(audited.stores[1].blocks, [leaves[7].to_string()]);
 
     other.set(leaves[5], Faulty::Missing);
-    let audited = look(&[one, other], capability, None).await;
+    let audited = look(vec![one, other], capability, None).await;
     assert_eq!((audited.lost, audited.unknown), (1, 0));
     assert!(!audited.is_available());
 }
@@ -186,14 +186,14 @@ async fn with_a_node_that_is_lost_all_below_it_is() {
     for node in &nodes[1..] {
         fault.clear();
         fault.set(*node, Faulty::Missing);
-        lost.push(look(&[fault.clone()], capability, None).await.lost);
+        lost.push(look(vec![fault.clone()], capability, None).await.lost);
     }
     // Sixteen leaves and the node itself; below others there are nodes.
     assert!(lost.iter().all(|lost| *lost >= 2) && lost.contains(&17), "{lost:?}");
     // Without the root nobody knows what there is.
     fault.clear();
     fault.set(capability.reference, Faulty::Missing);
-    let audited = look(&[fault], capability, None).await;
+    let audited = look(vec![fault], capability, None).await;
     assert!(audited.lost > 0 && audited.estimated && !audited.is_available());
 }
 
@@ -204,12 +204,12 @@ async fn a_store_that_gives_no_answer_proves_nothing() {
     let [well, away] = [(); 2].map(|()| Arc::new(Fault::new(blocks.clone())));
     away.set_all(Faulty::Unavailable);
     let stores = [well.clone() as Arc<dyn BlockStore>, away];
-    let audited = look(&stores, capability, None).await;
+    let audited = look(stores.to_vec(), capability, None).await;
     assert!(audited.is_available());
     assert_eq!(audited.stores[1].unanswered, order.len() as u64);
 
     well.set(leaves[2], Faulty::Missing);
-    let audited = look(&stores, capability, None).await;
+    let audited = look(stores.to_vec(), capability, None).await;
     assert_eq!((audited.lost, audited.unknown), (0, 1));
     assert!(!audited.is_available());
 }
@@ -220,7 +220,7 @@ async fn of_a_large_content_a_sample_is_asked_after() {
     let (leaves, _) = tree(&blocks, capability).await;
     let fault = Arc::new(Fault::new(blocks));
     let counted = Arc::new(Counted::new(fault.clone()));
-    let audited = look(&[counted], capability, Some(300)).await;
+    let audited = look(vec![counted], capability, Some(300)).await;
     assert!(audited.is_available());
     assert_eq!((audited.asked, audited.sample_of), (300, Some(5_000_000_u64.div_ceil(1024))));
     assert!((0.009..0.011).contains(&audited.lost_at_most), "{}", audited.lost_at_most);
@@ -229,7 +229,7 @@ async fn of_a_large_content_a_sample_is_asked_after() {
     for leaf in leaves[..leaves.len() - 1].iter().step_by(10) {
         fault.set(*leaf, Faulty::Missing);
     }
-    let audited = look(&[fault], capability, Some(300)).await;
+    let audited = look(vec![fault], capability, Some(300)).await;
     assert!(audited.lost > 0 && audited.lost == audited.stores[0].missing, "{audited:?}");
     assert!(audited.lost_at_most > 0.1, "{}", audited.lost_at_most);
 }
