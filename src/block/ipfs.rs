@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::web::{Patience, Turn, Web};
+use super::web::{Patience, Redirects, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal, bad_url};
 use crate::eris::Reference;
 use crate::http::Access;
@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 16 << 10;
 /// The RPC of an IPFS node: `ipfs://HOST:5001`.
 ///
 /// Blocks that are put are pinned, because the node drops others when it needs room: it [has](BlockStore::has) those that it fetched, and
-/// [keeps](BlockStore::keeps) those that are pinned. A password is
+/// [keeps](BlockStore::keeps) those that are pinned. It redirects nowhere: its commands would go to other nodes. A password is
 /// sent as to any web server ([`Http`](super::Http)). Whoever reaches an RPC can do anything to its node: it belongs on loopback.
 #[derive(Debug)]
 pub struct Ipfs {
@@ -69,7 +69,7 @@ impl Ipfs {
     pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let host = url.strip_prefix("ipfs://").filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| bad_url(url, "it must be ipfs://HOST:5001"))?;
-        Ok(Self { web: Web::new(url, &format!("http://{host}"), patience, access)? })
+        Ok(Self { web: Web::new(url, &format!("http://{host}"), Redirects::Ignored, patience, access)? })
     }
 
     async fn ask(

@@ -58,7 +58,8 @@ async fn a_gateway_gives_blocks_and_takes_none() {
     let gateway = block::open(&format!("ipfs+http://{}/", node.address)).expect("a good URL");
     let (absent, block) = suite::block(9, BlockSize::Large);
     assert!(gateway.has(&references[0]).await.expect("it answers"));
-    assert!(!gateway.has(&absent).await.expect("it answers"));
+    let unknown = gateway.has(&absent).await.expect_err("its time is over");
+    assert!(matches!(unknown, Error::Unavailable { .. }), "{unknown}");
     gateway.get(&references[1]).await.expect("it has the block");
     let refused = gateway.put(&absent, block).await.expect_err("it is read-only");
     assert!(matches!(refused, Error::Refused { reason: Refusal::ReadOnly, .. }), "{refused}");
@@ -158,6 +159,60 @@ async fn what_a_reader_got_from_its_node_is_pinned_there_if_it_is_to_be_given_ba
     };
     tokio::time::timeout(Duration::from_secs(60), pinned).await.expect("it is pinned");
     assert!(!ipfs.keeps(&references[2]).await.expect("it answers"), "nobody read it");
+}
+
+#[tokio::test]
+async fn a_node_does_not_lead_us_to_another() {
+    let (reference, block) = suite::block(1, BlockSize::Large);
+    let own = Scripted::start(|_| Act::Say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_vec())).await;
+    let location = format!("{}api/v0/shutdown", own.url);
+    let answer =
+        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+    let other = Scripted::start(move |_| Act::Say(answer.clone().into_bytes())).await;
+    let ipfs = block::open(&other.url.replace("http:", "ipfs:")).expect("a good URL");
+    let get = ipfs.get(&reference).await.map(drop);
+    let has = ipfs.has(&reference).await.map(drop);
+    let keeps = ipfs.keeps(&reference).await.map(drop);
+    for answer in [get, has, keeps, ipfs.put(&reference, block).await] {
+        let error = answer.expect_err("a redirect");
+        assert!(matches!(error, Error::Refused { reason: Refusal::Status(307), .. }), "{error}");
+    }
+    assert_eq!(own.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_gateway_that_gives_each_block_a_host_of_its_own_is_refused_with_advice() {
+    let (store, references) = full(1).await;
+    let node = Node::start(store, None).await;
+    let location = format!("http://localhost:{}/ipfs/", node.address.port());
+    let script = move |_| {
+        let answer = format!("HTTP/1.1 301 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        Act::Say(answer.into_bytes())
+    };
+    let server = Scripted::start(script).await;
+    let gateway = block::open(&format!("ipfs+{}", server.url)).expect("a good URL");
+    for error in [gateway.get(&references[0]).await.map(drop), gateway.has(&references[0]).await.map(drop)] {
+        let error = error.expect_err("a redirect").to_string();
+        assert!(error.contains("name a gateway that gives them by path"), "{error}");
+    }
+    assert_eq!(node.connections.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_whose_gateway_is_down_says_nothing_about_blocks() {
+    let (reference, _) = suite::block(1, BlockSize::Large);
+    let page = "<html><h1>504 Gateway Time-out</h1></html>";
+    let answer = format!(
+        "HTTP/1.1 504 Gateway Time-out\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n{page}",
+        page.len()
+    );
+    let server = Scripted::start(move |_| Act::Say(answer.clone().into_bytes())).await;
+    let gateway =
+        block::open_source(&format!("ipfs+{}", server.url), &Access::default()).expect("a good URL");
+    for answer in [gateway.get(&reference).await.map(drop), gateway.has(&reference).await.map(drop)] {
+        let error = answer.expect_err("it is down");
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    }
 }
 
 #[tokio::test]
