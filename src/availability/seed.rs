@@ -143,14 +143,14 @@ impl Receiver {
         self.failure.lock().expect("no panic while held").get_or_insert_with(|| error.to_string());
     }
 
-    /// Which of these it lacks. What it cannot say of a block is no reason not to put it.
+    /// Which of these it lacks, or will drop. What it cannot say of a block is no reason not to put it.
     async fn lacks(&self, references: &[Reference]) -> HashSet<Reference> {
         if self.has_failed() {
             return HashSet::new();
         }
         let _turn = self.turns.acquire().await.expect("it is never closed");
         let asked = stream::iter(references)
-            .map(async |reference| (*reference, self.store.has(reference).await.unwrap_or(false)));
+            .map(async |reference| (*reference, self.store.keeps(reference).await.unwrap_or(false)));
         let lacks = asked
             .buffer_unordered(self.store.concurrency().max(1))
             .filter_map(async |(reference, has)| (!has).then_some(reference));

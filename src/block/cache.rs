@@ -282,6 +282,10 @@ impl BlockStore for Cache {
         self.inner.has(reference).await
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.inner.keeps(reference).await
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         self.inner.put(reference, block).await
     }

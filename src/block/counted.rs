@@ -113,6 +113,10 @@ impl BlockStore for Counted {
         self.inner.has(reference).await
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.inner.keeps(reference).await
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         let length = block.len() as u64;
         self.inner.put(reference, block).await?;

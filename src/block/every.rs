@@ -44,6 +44,11 @@ impl BlockStore for Every {
         Ok(answers.into_iter().all(|has| has))
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        let answers = future::try_join_all(self.stores.iter().map(|store| store.keeps(reference))).await?;
+        Ok(answers.into_iter().all(|keeps| keeps))
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         let puts = self.stores.iter().map(|store| store.put(reference, block.clone()));
         future::try_join_all(puts).await.map(drop)

@@ -124,6 +124,14 @@ impl BlockStore for Fault {
         }
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        match self.before(reference).await {
+            Ok(_) => self.inner.keeps(reference).await,
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         match self.before(reference).await {
             Ok(_) | Err(Error::NotFound { .. }) => self.inner.put(reference, block).await,

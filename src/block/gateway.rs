@@ -5,18 +5,25 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use reqwest::{Method, Response, StatusCode, header::ACCEPT};
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 
 use super::ipfs::cid;
-use super::web::{Patience, Turn, Web};
+use super::web::{Patience, Redirects, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal, bad_url};
 use crate::eris::Reference;
 use crate::http::Access;
 
 /// Requests in flight. Public gateways answer more of them with 429.
 const CONCURRENCY: usize = 32;
+/// Longest text that says why there is no block.
+const MAX_WORDS: usize = 4 << 10;
 
 /// A trustless gateway: `ipfs+https://HOST/PREFIX` or `ipfs+http://...`.
+///
+/// It has to give blocks under that address: some redirect each to a host of its own (`CID.ipfs.HOST`), and so to a connection of its own.
 #[derive(Debug)]
 pub struct Gateway {
     web: Web,
@@ -27,7 +34,7 @@ impl Gateway {
     pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let address = url.strip_prefix("ipfs+").filter(|address| address.contains("://"));
         let address = address.ok_or_else(|| bad_url(url, "it must be ipfs+https://HOST/PREFIX"))?;
-        Ok(Self { web: Web::new(url, address, patience, access)? })
+        Ok(Self { web: Web::new(url, address, Redirects::SameHost, patience, access)? })
     }
 
     async fn send(&self, turn: &Turn<'_>, method: Method, reference: &Reference) -> Result<Response, Error> {
@@ -37,14 +44,33 @@ impl Gateway {
     }
 
     fn failure(&self, reference: &Reference, answer: &Response) -> Error {
-        match answer.status() {
-            // It looked for the block among its peers until its own deadline, and nobody had it.
-            StatusCode::GATEWAY_TIMEOUT => {
+        if !answer.status().is_redirection() {
+            return self.web.refusal(reference, answer);
+        }
+        let hint = "it redirects blocks to other hosts; name a gateway that gives them by path, or 127.0.0.1 for localhost";
+        Error::Refused { store: Arc::clone(self.web.name()), reason: Refusal::Foreign(hint.to_owned()) }
+    }
+
+    /// As [`failure`](Self::failure), of 504: a gateway says so when it searched until its own deadline and nobody had the block, and a
+    /// proxy before it when it is down.
+    async fn gave_up(&self, turn: &Turn<'_>, reference: &Reference, answer: Response) -> Error {
+        let failure = self.failure(reference, &answer);
+        let is_text =
+            answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+        match self.web.short(turn, reference, answer, MAX_WORDS).await {
+            Ok(words) if is_text && is_absence(&String::from_utf8_lossy(&words)) => {
                 Error::NotFound { reference: *reference, store: Arc::clone(self.web.name()) }
             }
-            _ => self.web.refusal(reference, answer),
+            _ => failure,
         }
     }
+}
+
+/// Whether a gateway says that its time for a search is over, in the words of Kubo.
+fn is_absence(words: &str) -> bool {
+    ["deadline exceeded", "Unable to retrieve content within timeout period"]
+        .iter()
+        .any(|said| words.contains(said))
 }
 
 #[async_trait]
@@ -58,6 +84,7 @@ impl BlockStore for Gateway {
         let answer = self.send(&turn, Method::GET, reference).await?;
         match answer.status() {
             StatusCode::OK => self.web.body(&turn, reference, answer).await,
+            StatusCode::GATEWAY_TIMEOUT => Err(self.gave_up(&turn, reference, answer).await),
             _ => Err(self.failure(reference, &answer)),
         }
     }
@@ -66,7 +93,7 @@ impl BlockStore for Gateway {
         let turn = self.web.turn(reference).await?;
         let answer = self.send(&turn, Method::HEAD, reference).await?;
         if answer.status().is_success() {
-            return Ok(true);
+            return self.web.is_of_a_block(&answer).map(|()| true);
         }
         match self.failure(reference, &answer) {
             Error::NotFound { .. } => Ok(false),

@@ -7,15 +7,14 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
 
-use super::web::{IN_FLIGHT, Patience, Turn, Web};
+use super::web::{IN_FLIGHT, Patience, Redirects, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal};
-use crate::eris::Reference;
+use crate::eris::{Reference, reference_of};
 use crate::http::Access;
 
 /// A web server that resolves `urn:blake2b:`: `http://HOST/PREFIX` or `https://...`.
 ///
-/// [`sync`](BlockStore::sync) promises nothing beyond the server's answer to the
-/// put.
+/// It may redirect what is read, but not what is put. [`sync`](BlockStore::sync) promises nothing beyond the server's answer to the put.
 #[derive(Debug)]
 pub struct Http {
     web: Web,
@@ -24,7 +23,7 @@ pub struct Http {
 impl Http {
     /// The server at `url`. Nothing is asked of it yet.
     pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
-        Ok(Self { web: Web::new(url, url, patience, access)? })
+        Ok(Self { web: Web::new(url, url, Redirects::Followed, patience, access)? })
     }
 
     /// The server of a neighbour, a stranger on this link: it is asked directly, and no answer of it leads to another host.
@@ -68,11 +67,11 @@ impl BlockStore for Http {
         let answer = self.send(&turn, Method::HEAD, reference, None).await?;
         drop(turn);
         match answer.status() {
-            status if status.is_success() => Ok(true),
+            status if status.is_success() => self.web.is_of_a_block(&answer).map(|()| true),
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
             // A server of GET alone.
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => match self.get(reference).await {
-                Ok(_) => Ok(true),
+                Ok(block) => Ok(reference_of(&block) == *reference),
                 Err(Error::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
             },

@@ -3,13 +3,13 @@
 //! A block is a raw leaf whose multihash is its reference, so what one program puts another finds by the reference alone.
 //! The node searches for what it does not hold, so each request says how long it may: a block that nobody has is an answer.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
-use super::web::{Patience, Turn, Web};
+use super::web::{Patience, Redirects, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal, bad_url};
 use crate::eris::Reference;
 use crate::http::Access;
@@ -26,7 +26,8 @@ const MAX_ANSWER: usize = 16 << 10;
 
 /// The RPC of an IPFS node: `ipfs://HOST:5001`.
 ///
-/// Blocks that are put are pinned, because the node would drop others when it needs room. A password is
+/// Blocks that are put are pinned, because the node drops others when it needs room: it [has](BlockStore::has) those that it fetched, and
+/// [keeps](BlockStore::keeps) those that are pinned. It redirects nowhere: its commands would go to other nodes. A password is
 /// sent as to any web server ([`Http`](super::Http)). Whoever reaches an RPC can do anything to its node: it belongs on loopback.
 #[derive(Debug)]
 pub struct Ipfs {
@@ -48,6 +49,13 @@ struct Taken {
     key: String,
 }
 
+/// What a node says of pins.
+#[derive(Deserialize)]
+struct Pins {
+    #[serde(rename = "Keys")]
+    keys: HashMap<String, IgnoredAny>,
+}
+
 /// What a node says when it did not do something.
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("the node says: {}", message.chars().filter(|letter| !letter.is_control()).take(200).collect::<String>())]
@@ -61,7 +69,7 @@ impl Ipfs {
     pub fn new(url: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
         let host = url.strip_prefix("ipfs://").filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| bad_url(url, "it must be ipfs://HOST:5001"))?;
-        Ok(Self { web: Web::new(url, &format!("http://{host}"), patience, access)? })
+        Ok(Self { web: Web::new(url, &format!("http://{host}"), Redirects::Ignored, patience, access)? })
     }
 
     async fn ask(
@@ -72,7 +80,7 @@ impl Ipfs {
         options: &str,
     ) -> Result<Response, Error> {
         let query = format!("arg={}&{options}", cid(reference));
-        let url = self.web.url(&format!("api/v0/block/{command}"), Some(&query));
+        let url = self.web.url(&format!("api/v0/{command}"), Some(&query));
         self.web.send(turn, reference, self.web.request(Method::POST, url)).await
     }
 
@@ -99,6 +107,23 @@ impl Ipfs {
         }
     }
 
+    /// Whether it was told to keep the block.
+    async fn has_pinned(&self, turn: &Turn<'_>, reference: &Reference) -> Result<bool, Error> {
+        let answer = self.ask(turn, reference, "pin/ls", &format!("type=recursive&timeout={LOOK}")).await?;
+        if answer.status() == StatusCode::OK {
+            let text = self.web.short(turn, reference, answer, MAX_ANSWER).await?;
+            return match serde_json::from_slice::<Pins>(&text) {
+                Ok(pins) => Ok(!pins.keys.is_empty()),
+                Err(_) => Err(self.foreign("its answer about a pin is not that of an IPFS node")),
+            };
+        }
+        let failure = self.failure(turn, reference, answer).await;
+        match said(&failure) {
+            Some(said) if said.contains("is not pinned") => Ok(false),
+            _ => Err(failure),
+        }
+    }
+
     /// As [`failure`](Self::failure), of a question that has "no such block" among its answers. The end of the time is that answer after a
     /// search, and trouble after a look at what the node holds.
     async fn absence_or_failure(
@@ -109,18 +134,26 @@ impl Ipfs {
         searched: bool,
     ) -> Error {
         let failure = self.failure(turn, reference, answer).await;
-        let said = match &failure {
-            Error::Unavailable { source, .. } => source.downcast_ref::<Failure>(),
-            _ => None,
-        };
-        if said.is_some_and(|said| is_absence(&said.message, searched)) {
-            return Error::NotFound { reference: *reference, store: Arc::clone(self.web.name()) };
+        let Some(said) = said(&failure).filter(|said| is_absence(said, searched)) else { return failure };
+        // js-ipfs says it also when it has so much to do that it did not get to a block of its own.
+        if said.contains("timed out") && self.has_pinned(turn, reference).await.unwrap_or(false) {
+            return failure;
         }
-        failure
+        Error::NotFound { reference: *reference, store: Arc::clone(self.web.name()) }
     }
 
     fn foreign(&self, what: &str) -> Error {
         Error::Refused { store: Arc::clone(self.web.name()), reason: Refusal::Foreign(what.to_owned()) }
+    }
+}
+
+/// The message of a node in a failure.
+fn said(failure: &Error) -> Option<&str> {
+    match failure {
+        Error::Unavailable { source, .. } => {
+            source.downcast_ref().map(|Failure { message }| message.as_str())
+        }
+        _ => None,
     }
 }
 
@@ -153,7 +186,7 @@ impl BlockStore for Ipfs {
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
         let turn = self.web.turn(reference).await?;
-        let answer = self.ask(&turn, reference, "get", &format!("timeout={SEARCH}")).await?;
+        let answer = self.ask(&turn, reference, "block/get", &format!("timeout={SEARCH}")).await?;
         match answer.status() {
             StatusCode::OK => self.web.body(&turn, reference, answer).await,
             _ => Err(self.absence_or_failure(&turn, reference, answer, true).await),
@@ -162,15 +195,28 @@ impl BlockStore for Ipfs {
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
         let turn = self.web.turn(reference).await?;
-        let answer = self.ask(&turn, reference, "stat", &format!("offline=true&timeout={LOOK}")).await?;
+        let answer =
+            self.ask(&turn, reference, "block/stat", &format!("offline=true&timeout={LOOK}")).await?;
         if answer.status() == StatusCode::OK {
-            // Only a connection that was read to the end is used again.
-            return self.web.short(&turn, reference, answer, MAX_ANSWER).await.map(|_| true);
+            let text = self.web.short(&turn, reference, answer, MAX_ANSWER).await?;
+            return match serde_json::from_slice::<Taken>(&text) {
+                Ok(_) => Ok(true),
+                Err(_) => Err(self.foreign("its answer about a block is not that of an IPFS node")),
+            };
         }
         match self.absence_or_failure(&turn, reference, answer, false).await {
             Error::NotFound { .. } => Ok(false),
             error => Err(error),
         }
+    }
+
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        let turn = self.web.turn(reference).await?;
+        self.has_pinned(&turn, reference).await
+    }
+
+    fn gives_unkept(&self) -> bool {
+        true
     }
 
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {

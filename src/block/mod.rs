@@ -91,6 +91,12 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// Whether the store holds the block, without fetching it.
     async fn has(&self, reference: &Reference) -> Result<bool, Error>;
 
+    /// Whether the store holds the block and goes on holding it, so that it need not be put. Some give blocks, too, that they drop
+    /// when they need room; a decorator passes it on.
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.has(reference).await
+    }
+
     /// Keeps a block. Putting one that is there already changes nothing and is no error; one that lies spoiled is mended.
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error>;
 
@@ -113,6 +119,11 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// Says that more is wanted than [`concurrency`](Self::concurrency) allows, by somebody who keeps to it. A store whose limit
     /// adapts may raise it then; a decorator passes it on.
     fn press(&self) {}
+
+    /// Whether it gives blocks that it does not [keep](Self::keeps).
+    fn gives_unkept(&self) -> bool {
+        false
+    }
 
     /// Whether answers come over a network, so that their latency and the requests that may be in flight are worth measuring.
     fn is_remote(&self) -> bool {

@@ -100,6 +100,10 @@ impl BlockStore for Retry {
         self.tries(None, || self.inner.has(reference)).await
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.tries(None, || self.inner.keeps(reference)).await
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         self.tries(None, || self.inner.put(reference, block.clone())).await
     }
@@ -114,6 +118,10 @@ impl BlockStore for Retry {
 
     fn press(&self) {
         self.inner.press();
+    }
+
+    fn gives_unkept(&self) -> bool {
+        self.inner.gives_unkept()
     }
 
     fn is_remote(&self) -> bool {

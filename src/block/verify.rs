@@ -72,6 +72,10 @@ impl BlockStore for Verify {
         self.inner.has(reference).await
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.inner.keeps(reference).await
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         match mismatch(reference, &block) {
             None => self.inner.put(reference, block).await,
@@ -97,6 +101,10 @@ impl BlockStore for Verify {
 
     fn press(&self) {
         self.inner.press();
+    }
+
+    fn gives_unkept(&self) -> bool {
+        self.inner.gives_unkept()
     }
 
     fn is_remote(&self) -> bool {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
-    header::{AUTHORIZATION, HeaderMap},
+    Client, Method, Request, RequestBuilder, Response, StatusCode, Url,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION},
     redirect,
 };
 use tokio::{
@@ -19,9 +19,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Block, Error, Found, Refusal, bad_url};
+use super::{Block, Error, Found, Refusal, bad_url, is_block_size};
 use crate::eris::{BlockSize, Reference};
-use crate::http::{Access, retry_after};
+use crate::http::{Access, REDIRECTS, retry_after};
 
 /// Requests in flight at the most: 1 Gbit/s at 50 ms wants 191 blocks of 32 KiB, and the rest is for answers that are late. As many
 /// connections to a server of HTTP/1; what a server and a line can bear is found out above.
@@ -34,7 +34,8 @@ const CONNECTION_WINDOW: u32 = IN_FLIGHT as u32 * STREAM_WINDOW;
 /// For how long the first request to an HTTPS server goes alone. Only its answer shows whether requests can share a connection
 /// (HTTP/2); without the head start, a first batch would open a connection for each block. Longer is no use: slower is broken.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// After so long without an answer, the next request counts as the first again: servers close idle connections.
+/// After so long without an answer, the next request counts as the first again: servers close idle connections, and so do we, lest those
+/// to hosts that we were once redirected to pile up.
 const WARM: Duration = Duration::from_secs(30);
 /// Connections to a neighbour are given up before it does so itself, after 30 s: a request on one that is being closed is lost.
 const NEIGHBOUR_IDLE: Duration = Duration::from_secs(20);
@@ -62,6 +63,22 @@ impl Default for Patience {
     }
 }
 
+/// Where a server is believed when it says that something else has what was asked of it. Only what is read (`GET`, `HEAD`) goes there,
+/// and nothing from `https` to `http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirects {
+    /// Nowhere.
+    Ignored,
+    /// To somewhere on the same host.
+    SameHost,
+    /// Anywhere.
+    Followed,
+}
+
+/// Stands in an answer that came by a redirect.
+#[derive(Clone, Copy)]
+struct Redirected;
+
 /// A request that has its turn, and until when it may take.
 pub(super) struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
@@ -80,12 +97,14 @@ impl Turn<'_> {
 /// A web server, and what is under way with it.
 ///
 /// The password of its URL (`https://:TOKEN@HOST/` is a bearer token, RFC 6750), else that of the user's netrc file for its host, is sent
-/// to it and shown nowhere; it does not follow a redirect to another host.
+/// to it and shown nowhere; it does not follow a redirect to another origin.
 #[derive(Debug)]
 pub(super) struct Web {
     client: Client,
     /// Without the secret.
     base: Url,
+    authorization: Option<HeaderValue>,
+    redirects: Redirects,
     name: Arc<str>,
     permits: Semaphore,
     first: tokio::sync::Mutex<()>,
@@ -95,19 +114,25 @@ pub(super) struct Web {
 
 impl Web {
     /// The server at `address`, an `http` or `https` URL that stands in the URL of the store, `url`. Nothing is asked of it yet.
-    pub(super) fn new(url: &str, address: &str, patience: Patience, access: &Access) -> Result<Self, Error> {
+    pub(super) fn new(
+        url: &str,
+        address: &str,
+        redirects: Redirects,
+        patience: Patience,
+        access: &Access,
+    ) -> Result<Self, Error> {
         let mut base = Url::parse(address).map_err(|error| bad_url(url, &error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.query().or(base.fragment()).is_some() {
             return Err(bad_url(url, "what follows must be //HOST/PREFIX, without ? or #"));
         }
         let authorization = access.authorization(&base).map_err(|reason| bad_url(url, reason))?;
-        let headers = authorization.map(|value| (AUTHORIZATION, value)).into_iter().collect();
         base.set_username("").and(base.set_password(None)).map_err(|()| bad_url(url, "it names no host"))?;
         // As the parser writes the address, with the scheme of the store.
         let scheme = url.split_once(':').map_or(base.scheme(), |(scheme, _)| scheme);
         let rest = base.as_str().split_once(':').map_or("", |(_, rest)| rest);
         let name: Arc<str> = format!("{scheme}:{rest}").into();
-        Self::with(client(access, headers, patience), base, name, patience)
+        let web = Self::with(client(access, patience), base, name, patience)?;
+        Ok(Self { authorization, redirects, ..web })
     }
 
     /// The server at an address of this link. It is not believed to say where else to go: no redirect is followed.
@@ -144,6 +169,8 @@ impl Web {
         Ok(Self {
             client,
             base,
+            authorization: None,
+            redirects: Redirects::Ignored,
             name,
             permits,
             first: Default::default(),
@@ -167,7 +194,11 @@ impl Web {
 
     /// A request, to be completed and then [sent](Self::send).
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.client.request(method, url)
+        let request = self.client.request(method, url);
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value),
+            None => request,
+        }
     }
 
     /// Waits until another request has made first contact; what it returns is held by the one that makes it.
@@ -182,7 +213,7 @@ impl Web {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < WARM)
     }
 
-    /// The head of the answer.
+    /// The head of the answer, where it is found by redirects.
     pub(super) async fn send(
         &self,
         turn: &Turn<'_>,
@@ -191,12 +222,63 @@ impl Web {
     ) -> Result<Response, Error> {
         let _first = self.head_start().await;
         let (end, after) = turn.bound(self.patience.first_byte);
-        let sent = timeout_at(end, request.send()).await;
+        let sent = timeout_at(end, self.follow(reference, request)).await;
         // A failure ends the head start too: the others need not wait in line to see it for themselves.
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        match sent {
-            Ok(answer) => answer.map_err(|error| self.failed(reference, error)),
-            Err(_) => Err(self.timed_out(reference, after)),
+        sent.unwrap_or_else(|_| Err(self.timed_out(reference, after)))
+    }
+
+    async fn follow(&self, reference: &Reference, request: RequestBuilder) -> Result<Response, Error> {
+        let failed = |error| self.failed(reference, error);
+        let mut request = request.build().map_err(failed)?;
+        for redirects in 0..=REDIRECTS {
+            let (method, url, mut headers) =
+                (request.method().clone(), request.url().clone(), request.headers().clone());
+            let mut answer = self.client.execute(request).await.map_err(failed)?;
+            let Some(next) = self.next(&method, &url, &answer) else {
+                if redirects > 0 {
+                    answer.extensions_mut().insert(Redirected);
+                }
+                return Ok(answer);
+            };
+            if next.origin() != self.base.origin() {
+                headers.remove(AUTHORIZATION);
+            }
+            request = Request::new(method, next);
+            *request.headers_mut() = headers;
+        }
+        Err(Error::Refused { store: self.name.clone(), reason: Refusal::Redirects })
+    }
+
+    /// Where a redirect leads, if it is one to follow.
+    fn next(&self, method: &Method, from: &Url, answer: &Response) -> Option<Url> {
+        if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308)
+            || !matches!(*method, Method::GET | Method::HEAD)
+        {
+            return None;
+        }
+        let to = from.join(answer.headers().get(LOCATION)?.to_str().ok()?).ok()?;
+        let is_as_safe = matches!((from.scheme(), to.scheme()), (_, "https") | ("http", "http"));
+        let is_believed = match self.redirects {
+            Redirects::Ignored => false,
+            Redirects::SameHost => to.host() == self.base.host(),
+            Redirects::Followed => true,
+        };
+        (is_as_safe && is_believed).then_some(to)
+    }
+
+    /// That a success in answer to `HEAD` is about a block and not, say, about the login page of whoever stands between: what length it
+    /// says is that of a block, and it says one if it came by a redirect.
+    pub(super) fn is_of_a_block(&self, answer: &Response) -> Result<(), Error> {
+        let length = answer.headers().get(CONTENT_LENGTH).map(|length| {
+            length.to_str().ok().and_then(|length| length.parse().ok()).is_some_and(is_block_size)
+        });
+        match length.unwrap_or_else(|| answer.extensions().get::<Redirected>().is_none()) {
+            true => Ok(()),
+            false => Err(Error::Refused {
+                store: self.name.clone(),
+                reason: Refusal::Foreign("it says that it has a block, but not of the length of one".into()),
+            }),
         }
     }
 
@@ -276,9 +358,6 @@ impl Web {
 
     fn failed(&self, reference: &Reference, error: reqwest::Error) -> Error {
         let (reference, store) = (*reference, self.name.clone());
-        if error.is_redirect() {
-            return Error::Refused { store, reason: Refusal::Redirects };
-        }
         if error.is_timeout() {
             return self.timed_out(&reference, self.patience.connect);
         }
@@ -311,11 +390,12 @@ impl Web {
 #[error("HTTP status {0}")]
 struct NotNow(StatusCode);
 
-fn client(access: &Access, headers: HeaderMap, patience: Patience) -> Result<Client, reqwest::Error> {
+fn client(access: &Access, patience: Patience) -> Result<Client, reqwest::Error> {
     access.client(|builder| {
         builder
-            .default_headers(headers.clone())
+            .redirect(redirect::Policy::none())
             .connect_timeout(patience.connect)
+            .pool_idle_timeout(WARM)
             .pool_max_idle_per_host(IN_FLIGHT)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
@@ -333,7 +413,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_request_takes_30_s_even_if_its_turn_never_comes() {
-        let web = Web::new(URL, URL, Patience::default(), &Access::default()).expect("a good URL");
+        let web = Web::new(URL, URL, Redirects::Ignored, Patience::default(), &Access::default())
+            .expect("a good URL");
         let _all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
         let reference = crate::eris::reference_of(b"a block");
         let begun = Instant::now();
@@ -344,7 +425,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_turn_shortens_what_follows() {
-        let web = Web::new(URL, URL, Patience::default(), &Access::default()).expect("a good URL");
+        let web = Web::new(URL, URL, Redirects::Ignored, Patience::default(), &Access::default())
+            .expect("a good URL");
         let all = web.permits.acquire_many(IN_FLIGHT as u32).await.expect("the semaphore is never closed");
         let reference = crate::eris::reference_of(b"a block");
         let begun = Instant::now();
@@ -355,5 +437,42 @@ mod tests {
         let (turn, ()) = tokio::join!(web.turn(&reference), release);
         let (end, after) = turn.expect("its turn came").bound(web.patience.first_byte);
         assert_eq!((end - begun, after), (Duration::from_secs(25), Duration::from_secs(25)));
+    }
+
+    #[test]
+    fn redirects_are_followed_for_what_is_read_to_where_the_server_is_believed_and_never_out_of_tls() {
+        let answer = |status: u16, to: &str| {
+            let answer = hyper::Response::builder().status(status).header(LOCATION, to).body("");
+            Response::from(answer.expect("a good answer"))
+        };
+        let leads = |redirects, method: Method, from: &str, status, to: &str| {
+            let web =
+                Web::new(from, from, redirects, Patience::default(), &Access::default()).expect("a good URL");
+            web.next(&method, &from.parse().expect("a URL"), &answer(status, to)).is_some()
+        };
+        let (ignored, same, followed) = (Redirects::Ignored, Redirects::SameHost, Redirects::Followed);
+        for (redirects, from, to, is_followed) in [
+            (followed, "http://host/", "https://other/x", true),
+            (followed, "http://host/", "http://other/x", true),
+            (followed, "https://host/", "/x", true),
+            (followed, "https://host/", "http://host/", false),
+            (followed, "http://host/", "ftp://host/", false),
+            (same, "http://host/", "https://host/x", true),
+            (same, "http://host/", "http://cid.host/", false),
+            (ignored, "http://host/", "/x", false),
+        ] {
+            assert_eq!(
+                leads(redirects, Method::GET, from, 302, to),
+                is_followed,
+                "{redirects:?} {from} {to}"
+            );
+        }
+        for status in [301, 302, 303, 307, 308] {
+            assert!(leads(followed, Method::HEAD, "http://host/", status, "/x"), "{status}");
+            for method in [Method::PUT, Method::POST] {
+                assert!(!leads(followed, method, "http://host/", status, "/x"), "{status}");
+            }
+        }
+        assert!(!leads(followed, Method::GET, "http://host/", 304, "/x"));
     }
 }

@@ -115,7 +115,8 @@ enum Command {
 /// Where blocks are.
 #[derive(Debug, Args)]
 struct Blocks {
-    /// A block store, in order of preference: dir:PATH, sqlite:PATH, bundle:FILE, files:PATH, http(s)://HOST/
+    /// A block store, in order of preference: dir:PATH, sqlite:PATH, bundle:FILE, gdbm:FILE, files:PATH?index=FILE, cache:DIR,
+    /// http(s)://HOST/, ipfs://HOST:5001, ipfs+https://GATEWAY/, exec:COMMAND, lan:
     /// [default: those in ERISFS_BLOCKS, else those of the config]
     #[arg(long = "blocks", value_name = "URL")]
     urls: Vec<String>,

@@ -5,14 +5,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::block::{Block, BlockStore, Error};
 use crate::eris::{Opened, Position, ReadCapability, Reference, open_root};
 
-/// Whether `store` has every block: all are asked for, and nodes are fetched too, and so verified. Memory is the
+/// Whether `store` keeps every block: all are asked for, and nodes are fetched too, and so verified. Memory is the
 /// references of one node for each level of the tree.
 ///
 /// # Errors
 /// Those of a store that does not answer. A block that is absent or corrupt is no error but a "no".
 pub(super) async fn is_complete(store: &dyn BlockStore, capability: &ReadCapability) -> Result<bool, Error> {
     if capability.level == 0 {
-        return store.has(&capability.reference).await;
+        return store.keeps(&capability.reference).await;
     }
     let Some(root) = fetch(store, &capability.reference).await? else { return Ok(false) };
     let Ok((layout, Opened::Node(mut node))) = open_root(capability, &root) else { return Ok(false) };
@@ -20,7 +20,7 @@ pub(super) async fn is_complete(store: &dyn BlockStore, capability: &ReadCapabil
     loop {
         let (leaves, inner): (Vec<Position>, Vec<Position>) =
             node.covering(0..u64::MAX).into_iter().partition(|position| position.level == 0);
-        if !has_all(store, leaves).await? {
+        if !keeps_all(store, leaves).await? {
             return Ok(false);
         }
         nodes.extend(inner);
@@ -31,9 +31,9 @@ pub(super) async fn is_complete(store: &dyn BlockStore, capability: &ReadCapabil
     }
 }
 
-/// A block that the store says it has. One of several stores may give what another lacks, so being given it is not enough.
+/// A block that the store says it keeps. One of several stores may give what another lacks, so being given it is not enough.
 async fn fetch(store: &dyn BlockStore, reference: &Reference) -> Result<Option<Block>, Error> {
-    if !store.has(reference).await? {
+    if !store.keeps(reference).await? {
         return Ok(None);
     }
     match store.get(reference).await {
@@ -45,9 +45,9 @@ async fn fetch(store: &dyn BlockStore, reference: &Reference) -> Result<Option<B
     }
 }
 
-async fn has_all(store: &dyn BlockStore, leaves: Vec<Position>) -> Result<bool, Error> {
+async fn keeps_all(store: &dyn BlockStore, leaves: Vec<Position>) -> Result<bool, Error> {
     stream::iter(leaves)
-        .map(|leaf| async move { store.has(&leaf.reference).await })
+        .map(|leaf| async move { store.keeps(&leaf.reference).await })
         .buffer_unordered(store.concurrency())
         .try_all(|there| async move { there })
         .await

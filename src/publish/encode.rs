@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use tokio::sync::mpsc;
 
 use super::Error;
@@ -28,7 +28,7 @@ type Batch = Vec<(Reference, Block)>;
 pub(super) enum Puts {
     /// All: nothing is expected to be there.
     All,
-    /// Those that the store says it lacks: most are expected to be there.
+    /// All but those that the store says it keeps: most are expected to be there.
     Missing,
 }
 
@@ -152,13 +152,15 @@ pub(super) async fn encode<T: Send + 'static, E: Send + 'static>(
 /// Puts a batch; says how many blocks went.
 async fn put_batch(store: &dyn BlockStore, puts: Puts, mut batch: Batch) -> Result<u64, block::Error> {
     if puts == Puts::Missing {
-        let found = stream::iter(batch)
-            .map(|(reference, block)| async move { Ok((store.has(&reference).await?, reference, block)) })
+        // What the store cannot say of a block is no reason not to put it.
+        let lacked = stream::iter(batch)
+            .map(|(reference, block)| async move {
+                let kept = store.keeps(&reference).await.unwrap_or(false);
+                (!kept).then_some((reference, block))
+            })
             .buffered(store.concurrency())
-            .try_filter_map(
-                |(there, reference, block)| async move { Ok((!there).then_some((reference, block))) },
-            );
-        batch = found.try_collect().await?;
+            .filter_map(future::ready);
+        batch = lacked.collect().await;
     }
     let blocks = batch.len() as u64;
     if blocks > 0 {
@@ -196,4 +198,53 @@ pub async fn put(
     })?;
     store.sync().await.map_err(|source| Error::Store { what: what(), source })?;
     Ok(encoded.capability)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::block::Memory;
+
+    /// A store that takes blocks and says nothing about them.
+    #[derive(Debug, Default)]
+    struct Mute(Memory);
+
+    #[async_trait]
+    impl BlockStore for Mute {
+        fn name(&self) -> &str {
+            "mute:"
+        }
+
+        async fn get(&self, reference: &Reference) -> Result<Block, block::Error> {
+            self.0.get(reference).await
+        }
+
+        async fn has(&self, reference: &Reference) -> Result<bool, block::Error> {
+            let (reference, store, after) = (*reference, self.name().into(), std::time::Duration::ZERO);
+            Err(block::Error::TimedOut { reference, store, after })
+        }
+
+        async fn put(&self, reference: &Reference, block: Block) -> Result<(), block::Error> {
+            self.0.put(reference, block).await
+        }
+
+        async fn sync(&self) -> Result<(), block::Error> {
+            Ok(())
+        }
+
+        fn concurrency(&self) -> usize {
+            4
+        }
+    }
+
+    #[tokio::test]
+    async fn blocks_of_which_the_store_cannot_say_whether_it_has_them_are_put() {
+        let (store, secret) = (Mute::default(), ConvergenceSecret::NULL);
+        let write = |sink: &mut Sink| sink.write_all(&[7; 5000]);
+        let encoded = encode(&store, Puts::Missing, Some(BlockSize::Small), secret, write).await;
+        let blocks = encoded.expect("it takes blocks").blocks;
+        assert!(blocks > 0 && blocks == store.0.len() as u64);
+    }
 }

@@ -62,7 +62,7 @@ impl Scripted {
         Self { url, requests, heads, task }
     }
 
-    fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.requests.load(SeqCst)
     }
 
@@ -274,6 +274,49 @@ async fn a_redirect_loop_ends() {
     let error = server.get(&reference).await.expect_err("a loop");
     assert!(matches!(error, Error::Refused { reason: Refusal::Redirects, .. }), "{error}");
     assert_eq!(server.requests(), 4);
+}
+
+#[tokio::test]
+async fn a_put_that_is_redirected_is_not_taken_for_done() {
+    let (reference, block) = wanted();
+    for status in ["301 Moved", "303 See Other", "307 Temporary Redirect"] {
+        let script = move |request| match request {
+            0 => {
+                let answer = format!("HTTP/1.1 {status}\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n");
+                Act::Say(answer.into_bytes())
+            }
+            _ => Act::Say(full(b"log in")),
+        };
+        let server = Scripted::start(script).await;
+        let store = Http::new(&server.url, Patience::default(), &Access::default()).expect("a good URL");
+        let error = store.put(&reference, block.clone()).await.expect_err("it is not stored");
+        assert!(matches!(error, Error::Refused { reason: Refusal::Status(301..=307), .. }), "{error}");
+        assert_eq!(server.requests(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_stands_between_is_no_block() {
+    let (reference, _) = wanted();
+    let has = async |answers: [&'static str; 2]| {
+        let script = move |request: usize| {
+            Act::Say(format!("HTTP/1.1 {}\r\n\r\n", answers[request.min(1)]).into_bytes())
+        };
+        let server = Scripted::start(script).await;
+        block::open(&server.url).expect("a good URL").has(&reference).await
+    };
+    let led = "302 Found\r\nlocation: /login";
+    for page in
+        [["200 OK\r\ncontent-length: 4321", ""], [led, "200 OK"], [led, "200 OK\r\ncontent-length: 0"]]
+    {
+        let error = has(page).await.expect_err("a page");
+        assert!(matches!(error, Error::Refused { reason: Refusal::Foreign(_), .. }), "{error}");
+    }
+    for block in
+        [["200 OK", ""], ["200 OK\r\ncontent-length: 1024", ""], [led, "200 OK\r\ncontent-length: 32768"]]
+    {
+        assert!(has(block).await.expect("it answers"), "{block:?}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use erisfs::block::{self, Block, BlockStore, Error, Memory, cid};
-use erisfs::eris::{BlockSize, Reference, reference_of};
+use erisfs::eris::{BlockSize, ReadCapability, Reference, reference_of};
 use erisfs::http::Access;
 use futures::StreamExt as _;
 
@@ -117,6 +117,29 @@ async fn what_was_put_outlives_a_garbage_collection() {
     ask("repo/gc");
     assert_eq!(store.get(&pinned.0).await.expect("it was pinned"), pinned.1);
     assert!(!store.has(&loose.0).await.expect("it answers"), "blocks that nobody pinned are collected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs real IPFS: tests/peers/run"]
+async fn what_came_over_bitswap_outlives_a_garbage_collection_once_it_was_seeded() {
+    let (store, scratch) = (rpc(), Scratch::new());
+    let blocks = format!("ipfs://{}", peer("IPFS_RPC"));
+    fs::write(scratch.at("content"), [now().to_le_bytes().to_vec(), noise(20_000)].concat()).unwrap();
+    let urn = scratch.run(["put", "--block-size", "32k", "--blocks", &blocks, "content"]).text();
+    let urn = urn.trim_end();
+    // One block is all of it. It comes back from Kubo.
+    let reference = urn.parse::<ReadCapability>().expect("a URN").reference;
+    run(&mut kit("ipfs.sh", &["kubo", "get", &cid(&reference), text(&scratch.at("kubo"))])).text();
+    ask(&format!("pin/rm?arg={}", cid(&reference)));
+    ask(&format!("block/rm?arg={}", cid(&reference)));
+    scratch.run(["get", "--blocks", &blocks, urn]).bytes();
+    assert!(store.has(&reference).await.expect("it answers"), "it was fetched");
+    assert!(!store.keeps(&reference).await.expect("it answers"), "but not pinned");
+
+    scratch.run(["seed", "--from", &blocks, "--to", &blocks, urn]).text();
+    ask("repo/gc");
+    assert!(store.keeps(&reference).await.expect("it answers"));
+    assert_eq!(store.get(&reference).await.expect("it was pinned").len(), BlockSize::Large.bytes());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

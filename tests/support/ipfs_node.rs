@@ -1,11 +1,13 @@
 //! A node of IPFS as `ipfs://` and `ipfs+http://` see it: the RPC `/api/v0/block` and a trustless gateway, over a block store.
 //!
-//! It has nobody to ask: what it does not hold, it says at once that nobody has, in the words of Kubo. It is as particular as js-ipfs.
+//! It has nobody to ask: what it does not hold, it says at once that nobody has, in the words of Kubo. It is as particular as js-ipfs. What
+//! is in the store at first counts as fetched: it is pinned only if it is put.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -25,6 +27,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 /// What is said for a block that a node holds not, and may not search for.
 const NOT_HERE: &str = "block was not found locally (offline): ipld: could not find";
+/// What is said of a block that is not to be kept.
+const NOT_PINNED: &str = "path is not pinned";
 /// What is said when the time of a search is over.
 const NOT_FOUND: &str = "context deadline exceeded";
 
@@ -40,6 +44,7 @@ pub struct Node {
 struct Site {
     store: Arc<dyn BlockStore>,
     authorization: Option<String>,
+    pinned: Mutex<HashSet<Reference>>,
     lies: bool,
 }
 
@@ -47,12 +52,12 @@ impl Node {
     /// A node over `store`. With a token, its RPC and gateway are only for those who show it.
     pub async fn start(store: Arc<dyn BlockStore>, token: Option<&str>) -> Self {
         let authorization = token.map(|token| format!("Bearer {token}"));
-        Self::serve(Site { store, authorization, lies: false }).await
+        Self::serve(Site { store, authorization, pinned: Mutex::default(), lies: false }).await
     }
 
     /// A node that gives another block than the one asked for, of the same length.
     pub async fn lying(store: Arc<dyn BlockStore>) -> Self {
-        Self::serve(Site { store, authorization: None, lies: true }).await
+        Self::serve(Site { store, authorization: None, pinned: Mutex::default(), lies: true }).await
     }
 
     async fn serve(site: Site) -> Self {
@@ -82,15 +87,20 @@ impl Drop for Node {
 async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let allowed = site.authorization.is_none() || shown == site.authorization.as_deref();
+    let is_gateway = request.uri().path().starts_with("/ipfs/");
     let (status, body) = if !allowed {
         (401, Bytes::new())
-    } else if request.uri().path().starts_with("/ipfs/") {
+    } else if is_gateway {
         gateway(&site, &request).await
     } else {
         rpc(&site, request).await
     };
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+    if is_gateway && status != 200 {
+        let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
     Ok(response)
 }
 
@@ -119,6 +129,12 @@ async fn rpc(site: &Site, request: Request<Incoming>) -> (u16, Bytes) {
             None if option("offline") == Some("true") => failure(NOT_HERE),
             None => failure(NOT_FOUND),
         },
+        ("/api/v0/pin/ls", Some(asked)) if option("type") == Some("recursive") => {
+            match site.pinned.lock().expect("no panic").contains(&asked) {
+                true => (200, format!(r#"{{"Keys":{{"{}":{{"Type":"recursive"}}}}}}"#, cid(&asked)).into()),
+                false => failure(NOT_PINNED),
+            }
+        }
         ("/api/v0/block/put", None) => {
             let kind = ["format", "mhtype", "pin"].map(option);
             if kind != [Some("raw"), Some("blake2b-256"), Some("true")] {
@@ -134,6 +150,7 @@ async fn rpc(site: &Site, request: Request<Incoming>) -> (u16, Bytes) {
                 Some(block) => {
                     let reference = reference_of(&block);
                     site.store.put(&reference, block.clone()).await.expect("it takes blocks");
+                    site.pinned.lock().expect("no panic").insert(reference);
                     said(&reference, block.len())
                 }
                 None => failure("file argument 'data' is required"),
@@ -149,7 +166,7 @@ async fn gateway(site: &Site, request: &Request<Incoming>) -> (u16, Bytes) {
     match asked {
         Some(asked) if raw && request.uri().query() == Some("format=raw") => match site.get(&asked).await {
             Some(block) => (200, block),
-            None => (504, Bytes::from_static(b"nobody had it")),
+            None => (504, NOT_FOUND.into()),
         },
         _ => (400, Bytes::new()),
     }

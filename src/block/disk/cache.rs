@@ -102,6 +102,10 @@ impl BlockStore for DiskCache {
         Ok(self.disk.holds(*reference).await || self.inner.has(reference).await?)
     }
 
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.inner.keeps(reference).await
+    }
+
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
         self.inner.put(reference, block).await
     }

@@ -10,23 +10,27 @@ mod tests;
 mod wire;
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use self::process::{End, Process};
+use self::process::{End, Process, Turn};
 use self::wire::{Answer, Request};
 use super::{Block, BlockStore, Error, Refusal};
 use crate::eris::Reference;
 
-/// Requests in flight; how many of them the plug-in gets at a time is its own choice.
+/// Requests in flight as long as the plug-in has not said how many it likes to have.
 const CONCURRENCY: usize = 64;
-/// Time for one request, starting the plug-in and waiting for a turn included: less than the 30 s of a read.
+/// Time for one request: less than the 30 s of a read. For a get, starting the plug-in and waiting for a turn are included.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// How long other requests wait for their turn. Whoever publishes or audits has some hundreds of them in flight, and a plug-in may
+/// honestly take a second for each.
+const TURN_PATIENCE: Duration = Duration::from_secs(600);
 /// How long to wait before the second start; twice as long before each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// And at the most.
@@ -38,7 +42,6 @@ const WELL: Duration = Duration::from_secs(60);
 ///
 /// It runs as the user, with all that the user may do, in the directory in which this was made: the command comes from the command line
 /// or the config and from nowhere else. It ends, with all that it started, when the store is dropped.
-#[derive(Debug)]
 pub struct Exec {
     command: String,
     directory: PathBuf,
@@ -66,12 +69,7 @@ impl Exec {
             command: command.to_owned(),
             // The process may change its directory later, as a mount in the background does.
             directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
-            // Arguments, and variables that are set in front, may have secrets in them.
-            name: format!(
-                "exec:{}",
-                command.split_ascii_whitespace().find(|word| !word.contains('=')).unwrap_or_default()
-            )
-            .into(),
+            name: format!("exec:{}", shown(command)).into(),
             life: Mutex::new(life),
         }
     }
@@ -109,35 +107,48 @@ impl Exec {
 
     async fn ask(&self, reference: &Reference, request: Request) -> Result<Answer, Error> {
         let process = self.process(reference)?;
-        match timeout_at(Instant::now() + PATIENCE, self.ask_it(&process, reference, request)).await {
+        let is_read = matches!(request, Request::Get(_));
+        let late = |after| {
+            process.stop_if_it_hangs();
+            Error::TimedOut { reference: *reference, store: self.name.clone(), after }
+        };
+        let begun = Instant::now();
+        let wait = if is_read { PATIENCE } else { TURN_PATIENCE };
+        let turn =
+            timeout(wait, self.turn(&process, reference, &request)).await.map_err(|_| late(wait))??;
+        let end = if is_read { begun } else { Instant::now() } + PATIENCE;
+        match timeout_at(end, self.ask_it(&process, turn, reference, request)).await {
             Ok(Ok(Answer::Error(words))) => Err(self.unavailable(reference, None, Words(words))),
             Ok(answer) => answer,
-            Err(_) => {
-                process.stop_if_it_hangs();
-                let (reference, store) = (*reference, self.name.clone());
-                Err(Error::TimedOut { reference, store, after: PATIENCE })
-            }
+            Err(_) => Err(late(PATIENCE)),
         }
     }
 
-    /// Asks what it can be asked.
+    /// Waits for its hello, and until it likes another request.
+    async fn turn(&self, process: &Process, reference: &Reference, request: &Request) -> Result<Turn, Error> {
+        let ended = |end| self.unavailable(reference, None, end);
+        let abilities = process.abilities().await.map_err(ended)?;
+        if matches!(request, Request::Put(..)) && !abilities.put {
+            return Err(Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly });
+        }
+        process.turn().await.map_err(ended)
+    }
+
+    /// Asks it, or what comes to the same.
     async fn ask_it(
         &self,
         process: &Process,
+        turn: Turn,
         reference: &Reference,
         request: Request,
     ) -> Result<Answer, Error> {
         let ended = |end| self.unavailable(reference, None, end);
-        let abilities = process.abilities().await.map_err(ended)?;
         match request {
-            Request::Put(..) if !abilities.put => {
-                Err(Error::Refused { store: self.name.clone(), reason: Refusal::ReadOnly })
-            }
-            Request::Has(_) if !abilities.has => {
-                let held = process.ask(&Request::Get(*reference)).await.map_err(ended)?;
+            Request::Has(_) if process.known_abilities().is_some_and(|abilities| !abilities.has) => {
+                let held = process.ask(turn, &Request::Get(*reference)).await.map_err(ended)?;
                 Ok(if matches!(held, Answer::Block(_)) { Answer::Present } else { held })
             }
-            request => process.ask(&request).await.map_err(ended),
+            request => process.ask(turn, &request).await.map_err(ended),
         }
     }
 
@@ -154,6 +165,21 @@ impl Exec {
     ) -> Error {
         let source = Arc::new(source);
         Error::Unavailable { reference: Some(*reference), store: self.name.clone(), retry_after, source }
+    }
+}
+
+/// As much of a command as has no secret in it: its first word, if that is a plain one. Arguments may have some, and so may variables that
+/// are set in front.
+fn shown(command: &str) -> &str {
+    let first = command.split_ascii_whitespace().next().unwrap_or_default();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+~".contains(letter);
+    if first.chars().all(is_plain) { first } else { "…" }
+}
+
+/// Without the command.
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("name", &self.name).field("life", &self.life).finish_non_exhaustive()
     }
 }
 
@@ -216,7 +242,9 @@ impl BlockStore for Exec {
     }
 
     fn concurrency(&self) -> usize {
-        CONCURRENCY
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let abilities = life.process.as_ref().and_then(|process| process.known_abilities());
+        abilities.map_or(CONCURRENCY, |abilities| abilities.concurrency)
     }
 
     fn is_remote(&self) -> bool {

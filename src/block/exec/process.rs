@@ -109,8 +109,12 @@ struct Table {
 struct Waiting {
     since: Instant,
     answer: oneshot::Sender<Answer>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
+
+/// The right to ask a plug-in. It is back when the plug-in has answered.
+#[derive(Debug)]
+pub(super) struct Turn(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit);
 
 /// The process, and all that it started.
 #[derive(Debug)]
@@ -182,10 +186,25 @@ impl Process {
         }
     }
 
-    /// Its answer, or why it ended before. Whoever drops this future is not answered.
-    pub(super) async fn ask(&self, request: &Request) -> Result<Answer, Arc<End>> {
+    /// What it can do, if it has said so and has not ended.
+    pub(super) fn known_abilities(&self) -> Option<Abilities> {
+        match &*self.state.borrow() {
+            State::Speaking(abilities) => Some(*abilities),
+            State::Starting | State::Over(..) => None,
+        }
+    }
+
+    /// The right to ask it, once it has so few requests that it likes another, or why it ended before.
+    pub(super) async fn turn(&self) -> Result<Turn, Arc<End>> {
         self.stop_if_it_hangs();
-        let Ok(turn) = self.turns.clone().acquire_owned().await else { return Err(self.end().await) };
+        match self.turns.clone().acquire_owned().await {
+            Ok(permit) => Ok(Turn(permit)),
+            Err(_) => Err(self.end().await),
+        }
+    }
+
+    /// Its answer, or why it ended before. Whoever drops this future is not answered.
+    pub(super) async fn ask(&self, turn: Turn, request: &Request) -> Result<Answer, Arc<End>> {
         let Ok(room) = self.requests.reserve().await else { return Err(self.end().await) };
         let (answer, answered) = oneshot::channel();
         let Some(number) = lock(&self.asked).add(answer, turn) else { return Err(self.end().await) };
@@ -233,7 +252,7 @@ fn lock(asked: &Asked) -> MutexGuard<'_, Table> {
 
 impl Table {
     /// The number of a new request; `None`: it is too late for one.
-    fn add(&mut self, answer: oneshot::Sender<Answer>, turn: OwnedSemaphorePermit) -> Option<u64> {
+    fn add(&mut self, answer: oneshot::Sender<Answer>, turn: Turn) -> Option<u64> {
         if self.is_over {
             return None;
         }

@@ -108,6 +108,36 @@ async fn it_gets_no_more_at_a_time_than_it_asked_for_even_if_nobody_waits_for_an
 }
 
 #[tokio::test]
+async fn a_put_waits_for_its_turn_as_long_as_it_takes_and_a_get_no_longer_than_a_read() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let go = folder.path().join("go");
+    let exec = Arc::new(plug_in(&format!(
+        "echo erisfs-carrier 1 get put concurrency=1; \
+         while read n verb ref length; do head -c $length >/dev/null; \
+         until [ -e {} ]; do sleep 0.02; done; echo $n stored; done",
+        go.display()
+    )));
+    let (reference, block) = block();
+    exec.process(&reference).expect("it starts").abilities().await.expect("a hello");
+    assert_eq!(exec.concurrency(), 1);
+    tokio::time::pause();
+    let put = || {
+        let (exec, block) = (exec.clone(), block.clone());
+        tokio::spawn(async move { exec.put(&reference, block).await })
+    };
+    let (first, second) = (put(), put());
+    tokio::task::yield_now().await;
+    let begun = Instant::now();
+    let read = exec.get(&reference).await.expect_err("the plug-in is busy");
+    assert!(matches!(read, Error::TimedOut { .. }) && begun.elapsed() <= PATIENCE, "{read}");
+    let first = first.await.expect("no panic").expect_err("it was not answered in time");
+    assert!(matches!(first, Error::TimedOut { after: PATIENCE, .. }), "{first}");
+    tokio::time::resume();
+    std::fs::write(&go, "").expect("a writable folder");
+    second.await.expect("no panic").expect("its turn came");
+}
+
+#[tokio::test]
 async fn many_at_once_get_each_their_own_answer_in_any_order() {
     // Pairs, the second before the first.
     let exec = plug_in(
@@ -156,8 +186,18 @@ fn one_that_was_well_for_long_is_started_again_at_once_and_others_ever_later() {
 
 #[tokio::test]
 async fn its_arguments_are_not_shown() {
-    for command in ["carrier --token hush", "TOKEN=hush carrier"] {
-        assert_eq!(plug_in(command).name(), "exec:carrier");
+    for (command, name) in [
+        ("carrier --token hush", "exec:carrier"),
+        (" ~/bin/my-carrier_2.py\thush", "exec:~/bin/my-carrier_2.py"),
+        ("TOKEN=hush carrier", "exec:…"),
+        ("TOKEN='hush hush' carrier", "exec:…"),
+        ("'my carrier' hush", "exec:…"),
+        ("$(hush) carrier", "exec:…"),
+        ("carrier;hush", "exec:…"),
+    ] {
+        let exec = plug_in(command);
+        assert_eq!(exec.name(), name);
+        assert!(!format!("{exec:?}").contains("hush"), "{exec:?}");
     }
 }
 

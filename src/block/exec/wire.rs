@@ -78,7 +78,8 @@ impl Request {
 pub(super) async fn read_hello(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Abilities, Breach> {
     let line = read_line(from).await?;
     let breach = || Breach::Line(shortened(&line));
-    let words = line.strip_prefix(HELLO).ok_or_else(breach)?;
+    let words = line.strip_prefix(HELLO).filter(|words| words.is_empty() || words.starts_with(' '));
+    let words = words.ok_or_else(breach)?;
     let mut abilities = Abilities { put: false, has: false, concurrency: USUAL_CONCURRENCY };
     let mut gets = false;
     for word in words.split_ascii_whitespace() {
@@ -166,6 +167,8 @@ mod tests {
             "",
             "\n",
             "erisfs-carrier 2 get\n",
+            "erisfs-carrier 10 get\n",
+            "erisfs-carrier 1get\n",
             "erisfs-carrier 1 put\n",
             "erisfs-carrier 1 get",
             "erisfs-carrier 1 get concurrency=many\n",

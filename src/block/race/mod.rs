@@ -65,7 +65,8 @@ impl Race {
 
     /// Writes blocks that one of `targets` lacked back to it, in the background, at no more than `rate` bytes a second to each;
     /// where that is not said, at a megabyte a second across networks. A target is any store that takes blocks. One that is among
-    /// the sources, under the same name, gets what came from a source after it; another is asked first whether it has a block.
+    /// the sources, under the same name, gets what came from a source after it, or from itself if it gives what it does not keep; another
+    /// is asked first whether it keeps a block.
     pub fn with_reseed(mut self, targets: Vec<Arc<dyn BlockStore>>, rate: Option<u64>) -> Self {
         let wanted = !targets.is_empty();
         self.reseed = wanted.then(|| Reseed::new(targets, rate, &self.sources, self.places.clone()));
@@ -100,6 +101,42 @@ impl Race {
     fn all_failed(&self, reference: Reference, failures: Vec<Error>) -> Error {
         all_failed(reference, &self.name, failures)
     }
+
+    /// Whether a source says yes.
+    async fn any(&self, reference: &Reference, question: Question) -> Result<bool, Error> {
+        let now = Instant::now();
+        let (mut order, down): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| source.standing(now).up);
+        order.extend(down);
+        let mut failures = Vec::new();
+        for source in &order {
+            let asked = async {
+                match question {
+                    Question::Has => source.store.has(reference).await,
+                    Question::Keeps => source.store.keeps(reference).await,
+                }
+            };
+            let answer = match order.len() {
+                1 => asked.await,
+                _ => timeout(HAS, asked).await.unwrap_or_else(|_| {
+                    Err(Error::TimedOut { reference: *reference, store: source.name.clone(), after: HAS })
+                }),
+            };
+            match answer {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        if failures.is_empty() { Ok(false) } else { Err(self.all_failed(*reference, failures)) }
+    }
+}
+
+/// What is asked of sources that is answered by yes or no.
+#[derive(Clone, Copy)]
+enum Question {
+    Has,
+    Keeps,
 }
 
 #[async_trait]
@@ -118,25 +155,11 @@ impl BlockStore for Race {
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        let now = Instant::now();
-        let (mut order, down): (Vec<_>, Vec<_>) =
-            self.sources.iter().partition(|source| source.standing(now).up);
-        order.extend(down);
-        let mut failures = Vec::new();
-        for source in &order {
-            let answer = match order.len() {
-                1 => source.store.has(reference).await,
-                _ => timeout(HAS, source.store.has(reference)).await.unwrap_or_else(|_| {
-                    Err(Error::TimedOut { reference: *reference, store: source.name.clone(), after: HAS })
-                }),
-            };
-            match answer {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(error) => failures.push(error),
-            }
-        }
-        if failures.is_empty() { Ok(false) } else { Err(self.all_failed(*reference, failures)) }
+        self.any(reference, Question::Has).await
+    }
+
+    async fn keeps(&self, reference: &Reference) -> Result<bool, Error> {
+        self.any(reference, Question::Keeps).await
     }
 
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {

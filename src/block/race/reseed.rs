@@ -115,12 +115,13 @@ impl Reseed {
         Foreground(self.readers.clone())
     }
 
-    /// A block came from a source; targets that may lack it get it when there is time.
+    /// A block came from a source; targets that may lack it, or drop it, get it when there is time.
     pub fn offer(&self, reference: Reference, block: &Block, from: usize, lacked_by: impl Fn(usize) -> bool) {
         for target in &self.targets {
             let place = target.source.as_ref().map(|(place, _)| *place);
             let lacked = place.is_some_and(&lacked_by);
-            if place.is_none_or(|place| place < from) || lacked {
+            let may_want = |place| place < from || (place == from && target.store.gives_unkept());
+            if place.is_none_or(may_want) || lacked {
                 let Some(queue) = self.queue(target) else { continue };
                 // When it is full, or the target takes nothing, the block is left out.
                 let _ = queue.try_send(Seed { reference, block: block.clone(), lacked });
@@ -179,7 +180,7 @@ impl Gardener {
 
     async fn put(&self, seed: Seed) -> Result<(), Error> {
         self.readers.wait_for_none().await;
-        if seed.lacked || !self.store.has(&seed.reference).await? {
+        if seed.lacked || !self.store.keeps(&seed.reference).await? {
             if let Some(pace) = &self.pace {
                 pace.wait(seed.block.len() as u64).await;
                 // Somebody may have begun to read meanwhile.
