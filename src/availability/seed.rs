@@ -143,17 +143,24 @@ impl Receiver {
         self.failure.lock().expect("no panic while held").get_or_insert_with(|| error.to_string());
     }
 
-    /// Which of these it lacks, or will drop. What it cannot say of a block is no reason not to put it.
+    /// Which of these it lacks, or will drop. What it cannot say of a block is no reason not to put it. On this machine they are read:
+    /// what is there but spoiled is put once more, and reading costs less there than finding it out later.
     async fn lacks(&self, references: &[Reference]) -> HashSet<Reference> {
         if self.has_failed() {
             return HashSet::new();
         }
         let _turn = self.turns.acquire().await.expect("it is never closed");
-        let asked = stream::iter(references)
-            .map(async |reference| (*reference, self.store.keeps(reference).await.unwrap_or(false)));
-        let lacks = asked
-            .buffer_unordered(self.store.concurrency().max(1))
-            .filter_map(async |(reference, has)| (!has).then_some(reference));
+        let asked = match self.store.is_remote() {
+            true => stream::iter(references)
+                .map(async |reference| (*reference, self.store.keeps(reference).await.unwrap_or(false)))
+                .buffer_unordered(self.store.concurrency().max(1))
+                .boxed(),
+            false => {
+                let read = self.store.get_many(references.to_vec());
+                read.map(|(reference, answer)| (reference, answer.is_ok())).boxed()
+            }
+        };
+        let lacks = asked.filter_map(async |(reference, has)| (!has).then_some(reference));
         let lacks: HashSet<_> = lacks.collect().await;
         self.had.fetch_add((references.len() - lacks.len()) as u64, Relaxed);
         lacks

@@ -52,7 +52,8 @@ impl Import {
     fn tell(&self, imported: &Imported) -> anyhow::Result<()> {
         let file = self.file.display();
         for spoiled in &imported.spoiled {
-            eprintln!("{file}: at byte {} is not the block {}", spoiled.at, spoiled.reference);
+            let what = if spoiled.is_unreadable { "cannot be read" } else { "is not" };
+            eprintln!("{file}: at byte {} {what} the block {}", spoiled.at, spoiled.reference);
         }
         if let Some(damage) = &imported.damage {
             eprintln!("{file}: {damage}");

@@ -145,6 +145,11 @@ fn a_damaged_file_says_where_and_gives_the_rest() {
     assert!(spoiled.stderr.contains("at byte 10 is not the block "), "{}", spoiled.stderr);
     let count = |folder: &str| fs::read_dir(stick.scratch.at(folder)).unwrap().count();
     assert_eq!(count("spoiled"), count("whole") - 1);
+    // Another export repairs it.
+    let repaired = stick.export(&["--catalog", &stick.published.catalog]);
+    assert!(repaired.stderr.contains(": 1 blocks written"), "{}", repaired.stderr);
+    let again = stick.scratch.run(["import", text(&stick.file), "--blocks", "dir:repaired"]);
+    assert_eq!((again.code, count("repaired")), (Some(0), count("whole")), "{}", again.stderr);
     fs::write(&stick.file, &bytes[..bytes.len() - 1]).unwrap();
     let cut = stick.scratch.run(["import", text(&stick.file), "--blocks", "dir:cut"]);
     let place = format!("the file ends at byte {}, before the bundle does", bytes.len() - 1);

@@ -1,12 +1,13 @@
 //! Taking all blocks out of a bundle, once, from front to back, as fast as the stick can be read.
 
-use std::{fs::File, sync::Arc};
+use std::{collections::HashMap, fs::File, sync::Arc};
 
 use futures::{TryStreamExt as _, stream};
 
 use super::{
-    Bundle, Damage, Shared,
+    Bundle, Damage,
     scan::{Entry, Outline, Scan, Stop},
+    shared::Shared,
 };
 use crate::{
     block::{
@@ -20,8 +21,10 @@ use crate::{
 const BATCH: usize = 32;
 /// Batches under way, so that the stick is read while others are put.
 const BATCHES: usize = 4;
-/// Spoiled blocks whose places are kept; the others are counted.
+/// Spoiled blocks whose places are told; the others are counted.
 const MAX_SPOILED: usize = 1000;
+/// Spoiled blocks that are remembered, in case that they come once more: a few megabytes.
+const MAX_REMEMBERED: usize = 1 << 16;
 
 /// What an import did.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +33,7 @@ pub struct Imported {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Entries whose bytes are not the block that they are said to be: the first thousand.
+    /// Entries whose bytes are not the block that they are said to be, and that no later one makes up for: the first thousand.
     pub spoiled: Vec<Spoiled>,
     /// How many such entries there are.
     pub spoiled_count: u64,
@@ -47,6 +50,8 @@ pub struct Spoiled {
     pub at: u64,
     /// The block that should be there.
     pub reference: Reference,
+    /// Whether the disk did not give it at all.
+    pub is_unreadable: bool,
 }
 
 impl Bundle {
@@ -78,20 +83,16 @@ impl Bundle {
                     let mut imported = kept.lock().expect("nobody panics with it");
                     imported.blocks += blocks;
                     imported.bytes += bytes;
-                    imported.spoiled_count += batch.spoiled.len() as u64;
-                    let room = MAX_SPOILED - imported.spoiled.len();
-                    imported.spoiled.extend(batch.spoiled.into_iter().take(room));
-                    if let Some((capabilities, damage)) = batch.last {
-                        (imported.capabilities, imported.damage) = (capabilities, damage);
+                    if let Some(last) = batch.last {
+                        (imported.capabilities, imported.damage) = (last.capabilities, last.damage);
+                        (imported.spoiled, imported.spoiled_count) = (last.spoiled, last.spoiled_count);
                     }
                     Ok(())
                 }
             })
             .await?;
         store.sync().await?;
-        let mut imported = kept.into_inner().expect("nobody panics with it");
-        imported.spoiled.sort_unstable_by_key(|spoiled| spoiled.at);
-        Ok(imported)
+        Ok(kept.into_inner().expect("nobody panics with it"))
     }
 }
 
@@ -100,16 +101,26 @@ struct Through {
     file: Arc<File>,
     outline: Outline,
     length: u64,
+    spoiled: HashMap<Reference, Spoiled>,
+    /// How many more there are.
+    spoiled_more: u64,
 }
 
 /// A piece of it.
 struct Batch {
     good: Vec<(Reference, Block)>,
-    spoiled: Vec<Spoiled>,
     /// Where the next one begins.
     end: u64,
-    /// What stands behind the blocks, and whether it ended well; of the last batch.
-    last: Option<(Vec<ReadCapability>, Option<Damage>)>,
+    last: Option<Last>,
+}
+
+/// What is known behind the last block.
+struct Last {
+    capabilities: Vec<ReadCapability>,
+    spoiled: Vec<Spoiled>,
+    spoiled_count: u64,
+    /// Why it did not end well.
+    damage: Option<Damage>,
 }
 
 impl Through {
@@ -119,45 +130,75 @@ impl Through {
         let begun =
             Scan::new(&file, 0).map_err(Stop::Io).and_then(|mut scan| Ok((scan.length(), scan.begin()?)));
         let (length, outline) = begun.map_err(|stop| shared.stopped(None, stop))?;
-        Ok(Through { file: Arc::new(file), outline, length })
+        let (spoiled, spoiled_more) = (HashMap::new(), 0);
+        Ok(Through { file: Arc::new(file), outline, length, spoiled, spoiled_more })
     }
 
     fn next(mut self, shared: &Shared) -> Result<(Batch, Option<Self>), Error> {
         let mut found = Vec::with_capacity(BATCH);
         let read = self.read(&mut found);
-        let (entries, blocks): (Vec<Entry>, Vec<Block>) = found.into_iter().unzip();
-        let (mut good, mut spoiled) = (Vec::with_capacity(entries.len()), Vec::new());
-        let bytes: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
-        for ((entry, block), hash) in entries.iter().zip(&blocks).zip(references_of(&bytes)) {
-            match hash == entry.reference {
-                true => good.push((entry.reference, block.clone())),
-                false => spoiled.push(Spoiled { at: entry.offset, reference: entry.reference }),
-            }
-        }
+        let good = self.check(found);
         let damage = match read {
             Ok(true) => None,
-            Ok(false) => {
-                let batch = Batch { good, spoiled, end: self.outline.entries_end, last: None };
-                return Ok((batch, Some(self)));
-            }
+            Ok(false) => return Ok((Batch { good, end: self.outline.entries_end, last: None }, Some(self))),
             Err(Stop::Damage(damage)) => Some(damage),
             Err(stop) => return Err(shared.stopped(None, stop)),
         };
-        let last = Some((self.outline.capabilities, damage));
-        Ok((Batch { good, spoiled, end: self.length, last }, None))
+        let spoiled_count = self.spoiled.len() as u64 + self.spoiled_more;
+        let mut spoiled: Vec<Spoiled> = self.spoiled.into_values().collect();
+        spoiled.sort_unstable_by_key(|spoiled| spoiled.at);
+        spoiled.truncate(MAX_SPOILED);
+        let last = Last { capabilities: self.outline.capabilities, spoiled, spoiled_count, damage };
+        Ok((Batch { good, end: self.length, last: Some(last) }, None))
     }
 
-    /// Reads on, and tells whether that was all.
-    fn read(&mut self, found: &mut Vec<(Entry, Block)>) -> Result<bool, Stop> {
-        let mut scan = Scan::new(&self.file, self.outline.entries_end)?;
-        while found.len() < BATCH {
-            if scan.at_end_of_map(&self.outline)? {
-                scan.behind(&mut self.outline)?;
-                return Ok(true);
+    /// The blocks that are what they are said to be. The others are remembered until they come once more.
+    fn check(&mut self, found: Vec<(Entry, Option<Block>)>) -> Vec<(Reference, Block)> {
+        let bytes: Vec<&[u8]> = found.iter().filter_map(|(_, block)| block.as_deref()).collect();
+        let mut hashes = references_of(&bytes).into_iter();
+        let mut good = Vec::with_capacity(found.len());
+        for (Entry { reference, offset: at }, block) in &found {
+            let hash = block.as_ref().and_then(|_| hashes.next());
+            match block {
+                Some(block) if hash == Some(*reference) => {
+                    self.spoiled.remove(reference);
+                    good.push((*reference, block.clone()));
+                }
+                _ if self.spoiled.len() >= MAX_REMEMBERED => self.spoiled_more += 1,
+                _ => {
+                    let is_unreadable = block.is_none();
+                    self.spoiled
+                        .insert(*reference, Spoiled { at: *at, reference: *reference, is_unreadable });
+                }
             }
-            let (entry, block) = scan.step_reading(&mut self.outline)?;
-            found.push((entry, block.into()));
+        }
+        good
+    }
+
+    /// Reads on, and tells whether that was all. What the disk does not give is passed over.
+    fn read(&mut self, found: &mut Vec<(Entry, Option<Block>)>) -> Result<bool, Stop> {
+        let file = self.file.clone();
+        let mut scan = Scan::new(&file, self.outline.entries_end)?;
+        while found.len() < BATCH {
+            match self.read_one(&mut scan) {
+                Ok(None) => return Ok(true),
+                Ok(Some(read)) => found.push(read),
+                Err(Stop::Io(_)) => {
+                    scan = Scan::new(&file, self.outline.entries_end)?;
+                    found.push((scan.step(&mut self.outline)?, None));
+                }
+                Err(stop) => return Err(scan.or_blank(stop)),
+            }
         }
         Ok(false)
+    }
+
+    fn read_one(&mut self, scan: &mut Scan<'_>) -> Result<Option<(Entry, Option<Block>)>, Stop> {
+        if scan.at_end_of_map(&self.outline)? {
+            scan.behind(&mut self.outline)?;
+            return Ok(None);
+        }
+        let (entry, block) = scan.step_reading(&mut self.outline)?;
+        Ok(Some((entry, Some(block.into()))))
     }
 }

@@ -4,85 +4,141 @@
 //! are read from where they stand, so a mount can read straight from the stick. What others wrote is read in all forms that CBOR
 //! allows; blocks are added to files whose map and array do not say their length, as all that we write.
 
+mod adding;
 mod cbor;
 mod import;
 mod index;
 mod scan;
+mod shared;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt as _,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream, stream::BoxStream};
+use tokio::{sync::OwnedMutexGuard, time::sleep};
 
 pub use self::import::{Imported, Spoiled};
-use self::index::{AddError, Index, block_at};
 pub use self::scan::Damage;
-use self::scan::{Scan, Stop};
-use super::{
-    Block, BlockStore, Error, Refusal,
-    single_file::{self, Access},
+use self::{
+    index::Index,
+    shared::{Explored, Shared},
+    table::{Reading, Sought},
 };
+use super::{Block, BlockStore, Error};
 use crate::eris::{ReadCapability, Reference};
 
 /// Blocks that one blocking task reads, as in a directory.
 const CHUNK: usize = 32;
 /// Tasks at a time: a stick answers one after another.
 const CHUNKS: usize = 4;
-/// So long another process may keep the file to itself. It writes a megabyte at a time.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two stretches of reading on: a writer that waits for the lock of the file asks every 2 ms.
+const GAP: Duration = Duration::from_millis(5);
 
 /// One file of blocks and read capabilities: `bundle:FILE` (`cbor.xml` of the ERIS documents).
 ///
 /// The first put makes it. A file that is damaged in the middle gives the blocks that stand before the damage, and is not added to;
-/// one whose end was cut off, as a crash leaves it, is mended by the next put.
+/// one whose end was cut off or never written, as a crash leaves it, is mended by the next put.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    name: Arc<str>,
-    index: Mutex<Option<Index>>,
-}
-
 impl Bundle {
     /// The file at `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let name = format!("bundle:{}", path.display()).into();
-        // The process may change its directory later, as a mount in the background does.
-        let path = std::path::absolute(&path).unwrap_or(path);
-        Bundle { shared: Arc::new(Shared { path, name, index: Mutex::new(None) }) }
+        Bundle { shared: Arc::new(Shared::new(path.into())) }
     }
 
     /// The read capabilities that are in it, and what is wrong with it. Reads all heads of the file.
     pub async fn contents(&self) -> Result<(Vec<ReadCapability>, Option<Damage>), Error> {
-        self.blocking(|shared| {
-            let mut kept = shared.kept();
-            let index = shared.opened(&mut kept, None)?;
-            let read = index.reopen_end().map_err(Stop::Io);
-            match read.and_then(|_| shared.read_all(index)) {
-                Ok(()) => Ok((index.outline.capabilities.clone(), index.damage.clone())),
-                Err(stop) => Err(shared.lost(&mut kept, None, stop)),
+        loop {
+            let (explored, turn) = self.explore(None, 0).await;
+            match explored? {
+                Explored::More | Explored::Found => self.pause(turn).await,
+                Explored::All => {
+                    let index = turn.as_ref().expect("it was read");
+                    return Ok((index.outline.capabilities.clone(), index.damage.clone()));
+                }
             }
-        })
-        .await
+        }
     }
 
     /// Says what is in it, besides blocks: keeps those capabilities that it does not have yet. The first put or this makes the file.
     pub async fn add_capabilities(&self, capabilities: Vec<ReadCapability>) -> Result<(), Error> {
-        self.blocking(move |shared| shared.write(&[], &capabilities)).await
+        // They must not be on the disk before the blocks that they name.
+        self.blocking(|shared| shared.settle(0)).await?;
+        self.write(Vec::new(), capabilities).await
+    }
+
+    /// One that whoever asks may give up any time: a stretch of reading that is under way is then ended by itself.
+    async fn find<T: Send + 'static>(
+        &self,
+        reference: Reference,
+        read: Reading<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut was_stale = false;
+        loop {
+            let places = match self.blocking(move |shared| shared.seek(&reference, read)).await? {
+                Sought::Here(found) => return Ok(Some(found)),
+                Sought::Unknown { places } => places,
+                Sought::Stale if was_stale => return Err(self.shared.rewritten(&reference)),
+                Sought::Stale => {
+                    was_stale = true;
+                    0
+                }
+            };
+            let (explored, turn) = self.explore(Some(reference), places).await;
+            match explored? {
+                Explored::Found => {}
+                Explored::More => self.pause(turn).await,
+                Explored::All => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads on for a while, as soon as nobody else does; until there are more than so many places for the block.
+    async fn explore(&self, reference: Option<Reference>, places: usize) -> (Result<Explored, Error>, Turn) {
+        let mut turn = self.turn().await;
+        self.blocking(move |shared| {
+            let explored = shared.explore(&mut turn, reference.as_ref(), places);
+            (explored, turn)
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        blocks: Vec<(Reference, Block)>,
+        capabilities: Vec<ReadCapability>,
+    ) -> Result<(), Error> {
+        let given = Arc::new((blocks, capabilities));
+        loop {
+            let (mut turn, given) = (self.turn().await, given.clone());
+            let (written, turn) = self
+                .blocking(move |shared| {
+                    let written = shared.write(&mut turn, &given.0, &given.1);
+                    (written, turn)
+                })
+                .await;
+            match written? {
+                true => break,
+                false => self.pause(turn).await,
+            }
+        }
+        self.blocking(|shared| shared.settle(shared::UNSYNCED)).await
+    }
+
+    /// Waits until nobody else reads on or writes. Who gets it may give it to a blocking task, and it lasts as long as that.
+    async fn turn(&self) -> Turn {
+        self.shared.turn.clone().lock_owned().await
+    }
+
+    async fn pause(&self, turn: Turn) {
+        sleep(GAP).await;
+        drop(turn);
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> T + Send + 'static) -> T {
@@ -93,169 +149,8 @@ impl Bundle {
     }
 }
 
-impl Shared {
-    fn kept(&self) -> MutexGuard<'_, Option<Index>> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The index, which is begun now if it was not yet.
-    fn opened<'a>(
-        &self,
-        kept: &'a mut Option<Index>,
-        reference: Option<&Reference>,
-    ) -> Result<&'a mut Index, Error> {
-        if kept.is_none() {
-            let file =
-                single_file::open(&self.path, Access::Read).map_err(|error| self.failed(reference, error))?;
-            *kept = Some(Index::open(Arc::new(file), false).map_err(|stop| self.stopped(reference, stop))?);
-        }
-        Ok(kept.as_mut().expect("it was made"))
-    }
-
-    /// Where the block may stand. Reads as far as it must; a file that has changed is looked at once more.
-    fn places(&self, reference: &Reference) -> Result<(Arc<File>, Vec<u64>), Error> {
-        let mut looked_again = false;
-        loop {
-            // Let go after each step, so that others find what was read before.
-            let mut kept = self.kept();
-            let index = self.opened(&mut kept, Some(reference))?;
-            let places = index.places(reference);
-            if !places.is_empty() {
-                return Ok((index.file.clone(), places));
-            }
-            if !index.is_complete {
-                if let Err(stop) = self.read_on(index) {
-                    return Err(self.lost(&mut kept, Some(reference), stop));
-                }
-            } else if looked_again {
-                return Ok((index.file.clone(), places));
-            } else {
-                looked_again = true;
-                if !index.is_at(&self.path) {
-                    *kept = None;
-                } else if !index.reopen_end().map_err(|error| self.failed(Some(reference), error))? {
-                    return Ok((index.file.clone(), places));
-                }
-            }
-        }
-    }
-
-    /// One step of reading, with no writer at work.
-    fn read_on(&self, index: &mut Index) -> Result<bool, Stop> {
-        let file = index.file.clone();
-        // A file system that knows no locks has but one user.
-        let _held = single_file::lock(&file, Access::Read, PATIENCE);
-        let more = index.advance()?;
-        if let (false, Some(damage)) = (more, &index.damage) {
-            tracing::warn!("{}: {damage}; what stands before is read", self.name);
-        }
-        Ok(more)
-    }
-
-    fn read_all(&self, index: &mut Index) -> Result<(), Stop> {
-        while self.read_on(index)? {}
-        Ok(())
-    }
-
-    fn read(&self, reference: &Reference) -> Result<Block, Error> {
-        let (file, places) = self.places(reference)?;
-        match block_at(&file, places, reference) {
-            Ok(Some(block)) => Ok(block.into()),
-            Ok(None) => Err(Error::NotFound { reference: *reference, store: self.name.clone() }),
-            Err(stop) => Err(self.lost(&mut self.kept(), Some(reference), stop)),
-        }
-    }
-
-    fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        let (file, places) = match self.places(reference) {
-            // Before the first put there is no file.
-            Err(Error::Unavailable { .. }) if !self.path.exists() => return Ok(false),
-            places => places?,
-        };
-        let is_it = |offset| Ok(Scan::new(&file, offset)?.reference()? == *reference);
-        for offset in places {
-            match is_it(offset) {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(stop) => return Err(self.lost(&mut self.kept(), Some(reference), stop)),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Adds what is not there yet, and then the end of the bundle.
-    fn write(&self, blocks: &[(Reference, Block)], capabilities: &[ReadCapability]) -> Result<(), Error> {
-        let asked = blocks.first().map(|(reference, _)| reference);
-        let failed = |error| self.failed(asked, error);
-        let mut kept = self.kept();
-        let file = match kept.as_ref() {
-            Some(index) if index.is_writable && index.is_at(&self.path) => index.file.clone(),
-            _ => Arc::new(single_file::create(&self.path).map_err(failed)?),
-        };
-        let Some(_held) = single_file::lock(&file, Access::Write, PATIENCE).map_err(failed)? else {
-            return Err(failed(single_file::busy()));
-        };
-        if file.metadata().map_err(failed)?.len() == 0 {
-            file.write_all_at(EMPTY, 0).map_err(failed)?;
-        }
-        if kept.as_ref().is_none_or(|index| !Arc::ptr_eq(&index.file, &file)) {
-            let index = Index::open(file.clone(), true).map_err(|stop| self.stopped(asked, stop))?;
-            *kept = Some(index);
-        }
-        let index = kept.as_mut().expect("it was made");
-        if let Err(stop) = index.reopen_end().map_err(Stop::Io).and_then(|_| index.complete()) {
-            return Err(self.lost(&mut kept, asked, stop));
-        }
-        index.add(blocks, capabilities).map_err(|why| match why {
-            AddError::Io(error) => failed(error),
-            AddError::Fixed => self.foreign("its map has a fixed length, so nothing can be added"),
-            AddError::Damaged(damage) => self.foreign(&format!("{damage}, so nothing is added")),
-        })
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        let file = self.kept().as_ref().map(|index| index.file.clone());
-        file.map_or(Ok(()), |file| single_file::sync(&file, &self.path))
-            .map_err(|error| self.failed(None, error))
-    }
-
-    /// What could not be read may be another file the next time: a stick that was taken out comes back as a new one.
-    fn lost(&self, kept: &mut Option<Index>, reference: Option<&Reference>, stop: Stop) -> Error {
-        *kept = None;
-        self.stopped(reference, stop)
-    }
-
-    fn foreign(&self, what: &str) -> Error {
-        Error::Refused { store: self.name.clone(), reason: Refusal::Foreign(what.to_owned()) }
-    }
-
-    fn stopped(&self, reference: Option<&Reference>, stop: Stop) -> Error {
-        match stop {
-            Stop::Damage(damage) => self.foreign(&damage.to_string()),
-            Stop::Io(error) => self.failed(reference, error),
-        }
-    }
-
-    fn failed(&self, reference: Option<&Reference>, error: io::Error) -> Error {
-        single_file::failed(&self.name, reference, error)
-    }
-}
-
-/// A bundle without blocks: self-described, an array with a map, both open.
-const EMPTY: &[u8] = &[
-    0xd9,
-    0xd9,
-    0xf7,
-    0xda,
-    b'e',
-    b'r',
-    b'i',
-    b's',
-    cbor::OPEN_ARRAY,
-    cbor::OPEN_MAP,
-    cbor::BREAK,
-    cbor::BREAK,
-];
+/// What only one at a time may have: how far the file was read.
+type Turn = OwnedMutexGuard<Option<Index>>;
 
 #[async_trait]
 impl BlockStore for Bundle {
@@ -264,8 +159,9 @@ impl BlockStore for Bundle {
     }
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
-        let reference = *reference;
-        self.blocking(move |shared| shared.read(&reference)).await
+        let found = self.find(*reference, |scan| scan.entry()).await?;
+        let absent = || Error::NotFound { reference: *reference, store: self.shared.name.clone() };
+        found.map(Block::from).ok_or_else(absent)
     }
 
     fn get_many<'a>(
@@ -276,29 +172,38 @@ impl BlockStore for Bundle {
         stream::iter(chunks)
             .map(move |chunk| {
                 self.blocking(move |shared| {
-                    chunk
-                        .into_iter()
-                        .map(|reference| (reference, shared.read(&reference)))
-                        .collect::<Vec<_>>()
+                    let seek = |reference| (reference, shared.seek(&reference, |scan| scan.entry()));
+                    chunk.into_iter().map(seek).collect::<Vec<_>>()
                 })
             })
             .buffer_unordered(CHUNKS)
             .flat_map(stream::iter)
+            .map(async |(reference, sought)| match sought {
+                Ok(Sought::Here(block)) => (reference, Ok(block.into())),
+                Ok(_) => (reference, self.get(&reference).await),
+                Err(error) => (reference, Err(error)),
+            })
+            .buffer_unordered(CHUNKS)
             .boxed()
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        let reference = *reference;
-        self.blocking(move |shared| shared.has(&reference)).await
+        match self.find(*reference, |scan| Ok((scan.reference()?, ()))).await {
+            // Before the first put there is no file.
+            Err(Error::Unavailable { .. }) if !self.shared.path.exists() => Ok(false),
+            found => Ok(found?.is_some()),
+        }
     }
 
     async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
-        let blocks = [(*reference, block)];
-        self.blocking(move |shared| shared.write(&blocks, &[])).await
+        self.write(vec![(*reference, block)], Vec::new()).await
     }
 
     async fn put_many(&self, blocks: Vec<(Reference, Block)>) -> Result<(), Error> {
-        self.blocking(move |shared| blocks.chunks(CHUNK).try_for_each(|chunk| shared.write(chunk, &[]))).await
+        for chunk in blocks.chunks(CHUNK) {
+            self.write(chunk.to_vec(), Vec::new()).await?;
+        }
+        Ok(())
     }
 
     async fn sync(&self) -> Result<(), Error> {

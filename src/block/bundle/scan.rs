@@ -1,6 +1,6 @@
 //! From the bytes of a bundle to where its blocks are. Nothing but heads is read, hopping over the blocks.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 
 use super::cbor::{self, Head};
 use crate::eris::{BlockSize, ReadCapability, Reference};
@@ -14,10 +14,12 @@ const MAX_TAGS: usize = 8;
 /// How deep foreign items may be nested.
 const MAX_DEPTH: usize = 32;
 /// Capabilities that are kept: what lies in front of a reader, not an index of a store.
-const MAX_CAPABILITIES: usize = 4096;
+pub(super) const MAX_CAPABILITIES: usize = 4096;
 /// Heads that are read behind the blocks: room for those capabilities and for what later versions of the format may add, and not
 /// for a gigabyte of nothing.
 const MAX_HEADS_BEHIND: u64 = 1 << 20;
+/// Nothing but zeros is taken for a loss of the last minutes up to this: four times what is written between two syncs.
+const MAX_BLANK: u64 = 256 << 20;
 
 /// Where and why a file is no bundle, or stops being one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,12 @@ pub enum Damage {
         at: u64,
         /// What should be there.
         wanted: &'static str,
+    },
+    /// The rest of the file are zeros, as a power cut leaves what was not on the disk yet.
+    #[error("from byte {at} on the file is blank, before the bundle ends")]
+    Blank {
+        /// Where it is first noticed.
+        at: u64,
     },
     /// Something follows the bundle.
     #[error("the bundle ends at byte {at}, but the file goes on")]
@@ -81,14 +89,16 @@ pub(super) struct Outline {
     pub(super) items: Option<u64>,
     /// Entries and items can be added, because neither the map nor the array says its length.
     pub(super) is_open: bool,
-    /// The read capabilities that follow the blocks.
+    /// Up to here the items behind the map are whole, its break among them; `None` before its end was reached.
+    pub(super) items_end: Option<u64>,
+    /// The read capabilities that follow the blocks, the first of them.
     pub(super) capabilities: Vec<ReadCapability>,
 }
 
 impl Outline {
     /// An entry that ends here was read.
     fn pass(&mut self, end: u64) {
-        self.entries_end = end;
+        (self.entries_end, self.items_end) = (end, None);
         self.pairs = self.pairs.map(|left| left.saturating_sub(1));
     }
 }
@@ -122,7 +132,8 @@ impl<'a> Scan<'a> {
             _ => return Err(self.unexpected("map of blocks")),
         };
         let is_open = items.is_none() && pairs.is_none();
-        Ok(Outline { entries_end: self.at, pairs, items, is_open, capabilities: Vec::new() })
+        let (entries_end, capabilities) = (self.at, Vec::new());
+        Ok(Outline { entries_end, pairs, items, is_open, items_end: None, capabilities })
     }
 
     /// Whether the map ends here; if so, steps behind its end.
@@ -182,6 +193,7 @@ impl<'a> Scan<'a> {
     /// What follows the map: capabilities, and whatever later versions of the format may add.
     pub(super) fn behind(&mut self, outline: &mut Outline) -> Result<(), Stop> {
         outline.capabilities.clear();
+        outline.items_end = Some(self.at);
         self.heads_left = Some(MAX_HEADS_BEHIND);
         let mut left = outline.items;
         loop {
@@ -194,7 +206,9 @@ impl<'a> Scan<'a> {
                 }
                 None => {}
             }
-            if self.peek()? == Head::Tag(cbor::CAPABILITY) {
+            let first = self.peek()?;
+            let is_zero = self.window.get((self.at - self.window_at) as usize) == Some(&0);
+            if first == Head::Tag(cbor::CAPABILITY) {
                 self.next()?;
                 let at = self.at;
                 let mut bytes = Vec::new();
@@ -209,11 +223,49 @@ impl<'a> Scan<'a> {
             } else {
                 self.skip_item()?;
             }
+            // Zeros count only in front of something: a power cut leaves as many as it likes.
+            if !is_zero {
+                outline.items_end = Some(self.at);
+            }
         }
         match self.at == self.length {
             true => Ok(()),
             false => Err(Damage::Trailing { at: self.at }.into()),
         }
+    }
+
+    /// The same, unless the damage is that the rest of the file was never written.
+    pub(super) fn or_blank(&self, stop: Stop) -> Stop {
+        match stop {
+            Stop::Damage(Damage::Unexpected { at, .. }) if at < self.length => {
+                // The loss may begin within a head.
+                let start = (self.length - 1).min(at.saturating_add(cbor::MAX_HEAD as u64));
+                match self.is_blank(start..self.length) {
+                    Ok(true) => Damage::Blank { at }.into(),
+                    Ok(false) => stop,
+                    Err(error) => error.into(),
+                }
+            }
+            stop => stop,
+        }
+    }
+
+    /// Whether there are nothing but zeros, and not more than a power cut could leave.
+    fn is_blank(&self, range: Range<u64>) -> io::Result<bool> {
+        let mut buffer = vec![0; (64 << 10).min(range.end - range.start) as usize];
+        let mut at = range.start;
+        if range.end - range.start > MAX_BLANK {
+            return Ok(false);
+        }
+        while at < range.end {
+            let piece = &mut buffer[..(range.end - at).min(64 << 10) as usize];
+            self.file.read_exact_at(piece, at)?;
+            if piece.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += piece.len() as u64;
+        }
+        Ok(true)
     }
 
     /// Steps over one item of any kind.

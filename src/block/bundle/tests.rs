@@ -1,10 +1,13 @@
 //! A bundle read in every form that the format allows, damaged in every place, and added to.
 
-use std::fs;
+use std::fs::{self, File};
 
-use super::*;
+use super::{shared::EMPTY, *};
 use crate::{
-    block::Memory,
+    block::{
+        Memory,
+        single_file::{self, Access},
+    },
     eris::{BlockSize, Generation, Key, reference_of},
 };
 
@@ -228,7 +231,7 @@ async fn an_import_leaves_out_what_is_spoiled_and_says_where() {
     let mut places = Vec::new();
     for (number, (reference, block)) in blocks.iter().enumerate() {
         if number % 4 == 1 {
-            places.push(Spoiled { at: bytes.len() as u64, reference: *reference });
+            places.push(Spoiled { at: bytes.len() as u64, reference: *reference, is_unreadable: false });
         }
         let stored = if number % 4 == 1 { vec![0xee; block.len()] } else { block.to_vec() };
         bytes.extend([string(reference.as_bytes()), string(&stored)].concat());
@@ -276,7 +279,137 @@ async fn a_look_up_reads_no_more_than_it_must() {
     Bundle::new(&path).put_many(many.clone()).await.expect("it is made");
     let reader = Bundle::new(&path);
     assert_eq!(reader.get(&many[0].0).await.expect("the first"), many[0].1);
-    let read = reader.shared.kept().as_ref().map(|index| index.outline.entries_end);
+    let read = reader.turn().await.as_ref().map(|index| index.outline.entries_end);
     assert!(read.is_some_and(|read| read < 200 * 1100), "{read:?}");
     assert_eq!(reader.get(&many[399].0).await.expect("the last"), many[399].1);
+}
+
+/// A bundle of the ten blocks with one capability, as it is written.
+async fn good_bytes() -> Vec<u8> {
+    let (folder, bundle) = written(EMPTY);
+    bundle.put_many(blocks()).await.expect("it is open");
+    bundle.add_capabilities(vec![capability(3)]).await.expect("it is open");
+    fs::read(folder.path().join("bundle")).expect("a file")
+}
+
+#[tokio::test]
+async fn a_file_that_is_rewritten_in_place_is_read_anew() {
+    let bytes = good_bytes().await;
+    let others: Vec<_> = (100..120).map(|seed| block(seed, BlockSize::Small)).collect();
+    let (folder, other) = written(EMPTY);
+    other.put_many(others.clone()).await.expect("it is open");
+    let other_bytes = fs::read(folder.path().join("bundle")).expect("a file");
+    for new in [other_bytes.clone(), [b"\x9f", &other_bytes[9..]].concat()] {
+        let (folder, bundle) = written(&bytes);
+        holds(&bundle, &blocks()).await;
+        let path = folder.path().join("bundle");
+        let file = fs::OpenOptions::new().write(true).truncate(true).open(&path).expect("it is there");
+        std::os::unix::fs::FileExt::write_all_at(&file, &new, 0).expect("room");
+        // What is sought first: what is there now, what was there, or where to put something.
+        let (reference, _) = blocks()[9].clone();
+        assert!(matches!(bundle.get(&reference).await, Err(Error::NotFound { .. })));
+        holds(&bundle, &others).await;
+    }
+    let (folder, bundle) = written(&bytes);
+    holds(&bundle, &blocks()).await;
+    fs::write(folder.path().join("bundle"), &other_bytes).expect("it is there");
+    let (reference, more) = block(200, BlockSize::Large);
+    bundle.put(&reference, more.clone()).await.expect("it is open");
+    let again = Bundle::new(folder.path().join("bundle"));
+    holds(&again, &others).await;
+    holds(&again, &[(reference, more)]).await;
+    assert_eq!(again.contents().await.expect("a bundle").1, None);
+}
+
+#[tokio::test]
+async fn what_stands_behind_the_blocks_is_kept_whatever_it_is() {
+    let told: Vec<ReadCapability> = (0..5000_u32)
+        .map(|number| ReadCapability { reference: reference_of(&number.to_le_bytes()), ..capability(1) })
+        .collect();
+    let foreign = b"\xa1\x65later\x85\x01\x41\x00\xa0\xf9\x3e\x00\x7f\x61x\xff\x00";
+    let items: Vec<u8> = told.iter().flat_map(tagged).collect();
+    let (folder, bundle) = written(&[b"\x9f\xbf\xff", &items[..], foreign, &items[..71], b"\xff"].concat());
+    let (reference, good) = block(1, BlockSize::Small);
+    bundle.put(&reference, good.clone()).await.expect("it is open");
+    bundle.add_capabilities(vec![told[4999], capability(2)]).await.expect("it is open");
+    let bytes = fs::read(folder.path().join("bundle")).expect("a file");
+    let entry = [string(reference.as_bytes()), string(&good)].concat();
+    let end = [&items[..], foreign, &items[..71], &tagged(&capability(2)), b"\xff"].concat();
+    assert!(bytes == [b"\x9f\xbf", &entry[..], b"\xff", &end].concat());
+}
+
+#[tokio::test]
+async fn a_file_whose_end_is_blank_is_mended_by_a_put() {
+    let (bytes, blocks) = (good_bytes().await, blocks());
+    let mut cuts: Vec<usize> = (10..60).chain(bytes.len() - 80..bytes.len()).collect();
+    cuts.extend([1000, 33_000, 40_000]);
+    for cut in cuts {
+        for zeros in [16, 5000] {
+            let blank = [&bytes[..cut], &vec![0; zeros]].concat();
+            let (_folder, bundle) = written(&blank);
+            let (_, damage) = bundle.contents().await.expect("the start of a bundle");
+            assert!(damage.is_some(), "{cut}");
+            let imported = bundle.import(&Memory::new(), |_, _| {}).await.expect("the start of a bundle");
+            assert_eq!(imported.damage, damage, "{cut}");
+            bundle.put_many(blocks.clone()).await.expect("it is mended");
+            assert_eq!(bundle.contents().await.expect("a bundle").1, None, "{cut}");
+            holds(&bundle, &blocks).await;
+        }
+    }
+    // Something that is no zero, and it is somebody else's.
+    let (_folder, bundle) = written(&[&bytes[..40_000], &[0; 5000], &[1; 10]].concat());
+    bundle.put_many(blocks).await.expect_err("it is damaged inside");
+}
+
+#[tokio::test]
+async fn a_spoiled_block_that_comes_once_more_is_not_missed() {
+    let mut bytes = good_bytes().await;
+    bytes[10 + 37 + 100] ^= 1;
+    let (_folder, bundle) = written(&bytes);
+    let spoiled = bundle.import(&Memory::new(), |_, _| {}).await.expect("a bundle");
+    assert_eq!((spoiled.blocks, spoiled.spoiled_count, spoiled.spoiled[0].at), (9, 1, 10));
+    bundle.put_many(blocks()).await.expect("it is mended");
+    let mended = bundle.import(&Memory::new(), |_, _| {}).await.expect("a bundle");
+    assert_eq!((mended.blocks, mended.spoiled_count), (10, 0));
+}
+
+#[tokio::test]
+async fn puts_are_synced_even_if_the_file_was_read_anew_since() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("bundle");
+    let bundle = Bundle::new(&path);
+    let (reference, good) = block(1, BlockSize::Small);
+    bundle.put(&reference, good).await.expect("it is made");
+    *bundle.turn().await = None;
+    let written = |bundle: &Bundle| bundle.shared.unsynced().as_ref().map(|(_, bytes)| *bytes);
+    assert!(written(&bundle) > Some(1024));
+    bundle.sync().await.expect("a file");
+    assert_eq!(written(&bundle), Some(0));
+}
+
+#[tokio::test]
+async fn a_file_that_another_keeps_locked_is_unavailable_and_the_index_stays() {
+    let bytes = good_bytes().await;
+    let (folder, mut bundle) = written(&bytes);
+    Arc::get_mut(&mut bundle.shared).expect("nobody else has it").patience = Duration::from_millis(20);
+    holds(&bundle, &blocks()).await;
+    let file = File::open(folder.path().join("bundle")).expect("it is there");
+    let _held = single_file::lock(&file, Access::Write, Duration::ZERO).expect("a lock").expect("it is free");
+    // What is known is read all the same.
+    holds(&bundle, &blocks()).await;
+    let (absent, _) = block(99, BlockSize::Small);
+    assert!(matches!(bundle.has(&absent).await, Err(Error::Unavailable { .. })));
+    holds(&bundle, &blocks()).await;
+}
+
+#[tokio::test]
+async fn a_look_up_that_is_given_up_reads_no_further() {
+    let (_folder, bundle) = written(&good_bytes().await);
+    let turn = bundle.turn().await;
+    let (absent, _) = block(99, BlockSize::Large);
+    // Many of them, and none takes a thread while another reads.
+    let look_ups = futures::future::join_all((0..1000).map(|_| bundle.get(&absent)));
+    tokio::time::timeout(Duration::from_millis(50), look_ups).await.expect_err("it is not their turn");
+    drop(turn);
+    assert!(bundle.turn().await.is_none(), "nobody reads for those who are gone");
 }

@@ -34,6 +34,9 @@ impl From<io::Error> for Fault {
 pub(super) struct Database<'a> {
     file: &'a File,
     header: Header,
+    /// Writes before the process is killed.
+    #[cfg(test)]
+    pub(super) writes_left: usize,
 }
 
 /// Where the value of a key is.
@@ -47,7 +50,11 @@ impl<'a> Database<'a> {
     pub(super) fn open(file: &'a File) -> Result<Self, Fault> {
         let mut bytes = [0; HEADER];
         read_exact(file, &mut bytes, 0, "header")?;
-        let header = Header::parse(&bytes).map_err(|wanted| Fault::Damage { at: 0, wanted })?;
+        let length = file.metadata()?.len();
+        let header = Header::parse(&bytes, length).map_err(|wanted| Fault::Damage { at: 0, wanted })?;
+        #[cfg(test)]
+        return Ok(Database { file, header, writes_left: usize::MAX });
+        #[cfg(not(test))]
         Ok(Database { file, header })
     }
 
@@ -82,32 +89,42 @@ impl<'a> Database<'a> {
             let taken = self.find_in(&bucket, key, hash)?.map(|(slot, _)| slot);
             match taken.or_else(|| bucket.free_slot(hash)) {
                 Some(slot) => break (at, bucket, slot),
-                None => self.split(index, at, bucket)?,
+                None => self.split(index, at, &bucket)?,
             }
         };
         let record_at = self.allocate(KEY as u64 + block.len() as u64)?;
-        self.file.write_all_at(&[&key[..], block].concat(), record_at)?;
+        self.write(&[&key[..], block].concat(), record_at)?;
         bucket.set(slot, Element::new(key, hash, record_at, size));
-        Ok(self.file.write_all_at(&bucket.bytes, at)?)
+        self.write(&bucket.bytes, at)
     }
 
-    /// Makes two buckets of one, and if need be a directory of twice the size that can tell them apart.
-    fn split(&mut self, index: u64, at: u64, mut bucket: Bucket) -> Result<(), Fault> {
+    /// Makes two new buckets of one, and if need be a directory of twice the size that can tell them apart.
+    ///
+    /// The old bucket stays as it is: whoever is killed before the directory is written leaves everything as it was, and what of the
+    /// directory still leads to the old bucket then finds all in it.
+    fn split(&mut self, index: u64, at: u64, bucket: &Bucket) -> Result<(), Fault> {
         let bits = bucket.bits();
         if bits >= self.header.dir_bits {
             self.double_directory()?;
             // The index counts half as far now.
             return Ok(());
         }
-        let other = bucket.split();
-        let other_at = self.allocate(other.bytes.len() as u64)?;
-        self.file.write_all_at(&other.bytes, other_at)?;
-        // Of the entries that led to this bucket, the second half.
-        let half = 1 << (self.header.dir_bits - bits - 1);
-        let first = (index / (2 * half) * 2 + 1) * half;
-        let entries = other_at.to_le_bytes().repeat(half as usize);
-        self.file.write_all_at(&entries, self.header.dir + first * 8)?;
-        Ok(self.file.write_all_at(&bucket.bytes, at)?)
+        let halves = bucket.split();
+        let size = bucket.bytes.len() as u64;
+        let new = self.allocate(2 * size)?;
+        self.write(&halves.each_ref().map(|half| &half.bytes[..]).concat(), new)?;
+        // All entries that may lead to this bucket. Those that lead elsewhere were given to another by a split that was cut short.
+        let count = 1_u64 << (self.header.dir_bits - bits);
+        let entries_at = self.header.dir + index / count * count * 8;
+        let mut entries = vec![0; 8 * count as usize];
+        read_exact(self.file, &mut entries, entries_at, "directory")?;
+        for (number, entry) in entries.chunks_exact_mut(8).enumerate() {
+            if *entry == at.to_le_bytes() {
+                let half = if (number as u64) < count / 2 { new } else { new + size };
+                entry.copy_from_slice(&half.to_le_bytes());
+            }
+        }
+        self.write(&entries, entries_at)
     }
 
     fn double_directory(&mut self) -> Result<(), Fault> {
@@ -118,10 +135,18 @@ impl<'a> Database<'a> {
         read_exact(self.file, &mut old, self.header.dir, "directory")?;
         let new: Vec<u8> = old.chunks_exact(8).flat_map(|entry| entry.repeat(2)).collect();
         let dir = self.allocate(new.len() as u64)?;
-        self.file.write_all_at(&new, dir)?;
+        self.write(&new, dir)?;
         self.header.dir = dir;
         self.header.dir_bits += 1;
-        Ok(self.file.write_all_at(&self.header.to_bytes(), 0)?)
+        self.write(&self.header.to_bytes(), 0)
+    }
+
+    fn write(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
+        #[cfg(test)]
+        {
+            self.writes_left = self.writes_left.checked_sub(1).ok_or(io::Error::other("killed"))?;
+        }
+        Ok(self.file.write_all_at(bytes, at)?)
     }
 
     /// So many bytes at the end of the file.
@@ -131,7 +156,7 @@ impl<'a> Database<'a> {
             .checked_add(length)
             .filter(|end| i64::try_from(*end).is_ok())
             .ok_or(Fault::Damage { at: 0, wanted: "header with an end that a file can have" })?;
-        self.file.write_all_at(&self.header.to_bytes(), 0)?;
+        self.write(&self.header.to_bytes(), 0)?;
         Ok(at)
     }
 

@@ -70,8 +70,8 @@ pub(super) fn empty() -> Vec<u8> {
 }
 
 impl Header {
-    /// Reads a header; the error is what is wrong with it.
-    pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Self, &'static str> {
+    /// Reads the header of a file of this length; the error is what is wrong with it.
+    pub(super) fn parse(bytes: &[u8; HEADER], length: u64) -> Result<Self, &'static str> {
         let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         let header = Header {
@@ -95,6 +95,10 @@ impl Header {
         }
         if header.dir_bits > MAX_DIR_BITS || number(16) != 8 << header.dir_bits {
             return Err("header with a directory of a size that GDBM would choose");
+        }
+        let dir_end = header.dir.checked_add(8 << header.dir_bits);
+        if dir_end.is_none_or(|end| end > length) {
+            return Err("header with a directory that is in the file");
         }
         if number(28) as usize != header.elements() {
             return Err("header with as many elements in a bucket as there is room for");
@@ -245,20 +249,18 @@ impl Bucket {
         (0..len).map(move |step| (first + step) % len)
     }
 
-    /// Gives half of the hashes to a new bucket: those whose next bit is set.
-    pub(super) fn split(&mut self) -> Bucket {
+    /// Two buckets of its hashes: those whose next bit is not set, and those where it is.
+    pub(super) fn split(&self) -> [Bucket; 2] {
         let bits = self.bits() + 1;
-        let mut other = Bucket::empty(self.bytes.len() as u32, bits);
-        let mut rest = Bucket::empty(self.bytes.len() as u32, bits);
-        // Its free space stays where it is.
-        rest.bytes[..BITS_AT].copy_from_slice(&self.bytes[..BITS_AT]);
+        let mut halves = [(); 2].map(|()| Bucket::empty(self.bytes.len() as u32, bits));
+        // Its free space is told in one of them.
+        halves[0].bytes[..BITS_AT].copy_from_slice(&self.bytes[..BITS_AT]);
         for element in (0..self.len()).filter_map(|slot| self.element(slot)) {
-            let half = if element.hash >> (HASH_BITS - bits) & 1 == 1 { &mut other } else { &mut rest };
+            let half = &mut halves[(element.hash >> (HASH_BITS - bits) & 1) as usize];
             let slot = half.free_slot(element.hash).expect("a bucket takes as many as another had");
             half.set(slot, element);
         }
-        *self = rest;
-        other
+        halves
     }
 }
 
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn a_new_database_has_the_header_that_is_read() {
         let bytes = empty();
-        let header = Header::parse(bytes.first_chunk().expect("a header"));
+        let header = Header::parse(bytes.first_chunk().expect("a header"), NEW.next_block);
         assert_eq!(header, Ok(NEW));
         assert_eq!(bytes.len() as u64, NEW.next_block);
         // The numbers that GDBM 1.23 writes for blocks of 4 KiB.
@@ -296,7 +298,16 @@ mod tests {
         ] {
             let mut bytes = NEW.to_bytes();
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
-            assert!(Header::parse(&bytes).is_err(), "{at} {number:#x}");
+            assert!(Header::parse(&bytes, NEW.next_block).is_err(), "{at} {number:#x}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_in_the_file_is_refused() {
+        for dir in [NEW.next_block - (8 << NEW.dir_bits) + 1, i64::MAX as u64, u64::MAX - (8 << 9), u64::MAX]
+        {
+            let bytes = Header { dir, ..NEW }.to_bytes();
+            assert!(Header::parse(&bytes, NEW.next_block).is_err(), "{dir:#x}");
         }
     }
 
@@ -311,12 +322,16 @@ mod tests {
             elements.push(element);
         }
         assert!(bucket.free_slot(0).is_none());
-        let other = bucket.split();
-        assert_eq!((bucket.bits(), other.bits()), (4, 4));
-        assert_eq!(bucket.number(COUNT_AT) + other.number(COUNT_AT), elements.len() as u32);
+        let halves = bucket.split();
+        assert!(halves.iter().all(|half| half.bits() == 4));
+        let counts = halves.each_ref().map(|half| half.number(COUNT_AT));
+        assert_eq!(counts[0] + counts[1], elements.len() as u32);
         for element in elements {
-            let half = if element.hash >> 27 & 1 == 1 { &other } else { &bucket };
-            assert!(half.candidates(element.hash).any(|(_, found)| found == element));
+            assert!(
+                halves[(element.hash >> 27 & 1) as usize]
+                    .candidates(element.hash)
+                    .any(|(_, found)| found == element)
+            );
         }
     }
 }

@@ -58,6 +58,35 @@ fn a_directory_doubles_where_the_first_bits_of_hashes_agree() {
     }
 }
 
+#[test]
+fn a_split_that_is_cut_short_loses_nothing() {
+    let value = Block::from(vec![7; 1024]);
+    // Keys that all come into the first 32 entries of the directory, so that buckets split several times.
+    let keys: Vec<[u8; format::KEY]> = (0_u64..)
+        .map(|number| *reference_of(&number.to_le_bytes()).as_bytes())
+        .filter(|key| format::hash(key, database::SIGNED) >> 26 == 0)
+        .take(600)
+        .collect();
+    for writes in 0..12 {
+        let file = tempfile::tempfile().expect("a temporary file");
+        std::os::unix::fs::FileExt::write_all_at(&file, &format::empty(), 0).expect("room");
+        for key in &keys {
+            let mut killed = Database::open(&file).expect("our own");
+            killed.writes_left = writes;
+            if killed.insert(key, &value, BlockSize::Small).is_err() {
+                let mut again = Database::open(&file).expect("our own");
+                again.insert(key, &value, BlockSize::Small).expect("nobody kills it");
+            }
+        }
+        let database = Database::open(&file).expect("our own");
+        for key in &keys {
+            let place = database.find(key).expect("it is sound");
+            let place = place.unwrap_or_else(|| panic!("lost by a kill after {writes} writes"));
+            assert_eq!(database.read(place).expect("it is sound"), value);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_spoiled_block_and_one_of_another_length_are_mended_by_the_next_put() {
     let (_folder, gdbm) = database();
@@ -101,6 +130,23 @@ async fn damage_is_refused_with_its_place_wherever_it_is() {
                     }
                     Err(error) => panic!("{reference}: {error}"),
                 }
+            }
+        }
+    }
+    // Every number of 8 bytes: the directory, the end of the file, an entry of the directory, and where records are.
+    let records = (8192 + 112 + 8..8192 + 400).step_by(24);
+    for at in [8, 32, 4096].into_iter().chain(records) {
+        for number in
+            [u64::MAX, u64::MAX - 7, 1 << 63, (1 << 63) - 1, (1 << 63) - 33, 1 << 62, u64::MAX - 4095]
+        {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            fs::write(&spoiled, bytes).expect("a writable directory");
+            let gdbm = Gdbm::new(&spoiled);
+            gdbm.shared.read_many(blocks.iter().map(|(r, _)| *r).collect());
+            // Where it says that its end is far away, a put may be refused, or make a file with a hole.
+            for (reference, block) in (200..210).map(|seed| block(seed, BlockSize::Small)) {
+                let _ = gdbm.shared.write(&[(reference, block)]);
             }
         }
     }
