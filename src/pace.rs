@@ -34,12 +34,13 @@ impl Pace {
         }
     }
 
-    /// Returns when it is the turn of these bytes; at once, and with `false`, if that would take longer than `patience`: then
-    /// they do not count.
-    pub async fn wait_at_most(&self, bytes: u64, patience: Duration) -> bool {
-        let Some(turn) = self.turn(bytes, patience) else { return false };
-        sleep_until(turn).await;
-        true
+    /// Returns when it is the turn of up to so many bytes; at once, and with `None`, if that would take longer than `patience`. What is
+    /// not [spent](Turn::spend) does not count, also if whoever waits gives up.
+    pub async fn turn_within(&self, bytes: u64, patience: Duration) -> Option<Turn<'_>> {
+        let due = self.turn(bytes, patience)?;
+        let turn = Turn { pace: self, left: bytes };
+        sleep_until(due).await;
+        Some(turn)
     }
 
     /// When these bytes are due, unless that is later than `patience` allows.
@@ -52,6 +53,31 @@ impl Pace {
         }
         *next = turn + self.time(bytes);
         Some(turn)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut next = self.next.lock().expect("no panic while held");
+        *next = next.checked_sub(self.time(bytes)).unwrap_or(*next);
+    }
+}
+
+/// The turn of some bytes. Those that are not spent while it lasts are others' again.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    pace: &'a Pace,
+    left: u64,
+}
+
+impl Turn<'_> {
+    /// So many bytes pass.
+    pub fn spend(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.pace.give_back(self.left);
     }
 }
 
@@ -84,12 +110,37 @@ mod tests {
         let pace = Pace::new(1000);
         let started = Instant::now();
         let patience = Duration::from_secs(2);
-        let asked = futures::future::join_all((0..10).map(|_| pace.wait_at_most(1000, patience))).await;
+        let asked = futures::future::join_all((0..10).map(|_| spend(&pace, 1000, patience))).await;
         // Those whose turn is at -0.25, 0.75 and 1.75 seconds, or later by a hair.
         let served = asked.iter().filter(|served| **served).count();
         assert!((2..=3).contains(&served), "{asked:?}");
         assert!(started.elapsed() <= patience, "{:?}", started.elapsed());
         tokio::time::sleep(patience).await;
-        assert!(pace.wait_at_most(1000, patience).await);
+        assert!(spend(&pace, 1000, patience).await);
+    }
+
+    /// Whether these bytes passed in time.
+    async fn spend(pace: &Pace, bytes: u64, patience: Duration) -> bool {
+        let turn = pace.turn_within(bytes, patience).await;
+        turn.map(|mut turn| turn.spend(bytes)).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_spent_does_not_count() {
+        let (pace, patience) = (Pace::new(1000), Duration::from_secs(2));
+        for _ in 0..100 {
+            // One who goes before his turn, one who does not need it, and one who needs a tenth.
+            let gone = tokio::time::timeout(Duration::ZERO, pace.turn_within(2000, patience)).await;
+            drop(gone);
+            drop(pace.turn_within(1000, patience).await.expect("nobody is before it"));
+        }
+        let started = Instant::now();
+        assert!(spend(&pace, 1000, Duration::ZERO).await);
+        let mut turn = pace.turn_within(1000, patience).await.expect("it is the second");
+        turn.spend(100);
+        drop(turn);
+        pace.wait(1).await;
+        let took = started.elapsed().as_secs_f64();
+        assert!((0.8..1.2).contains(&took), "a thousand and a hundred bytes: {took}");
     }
 }

@@ -195,6 +195,11 @@ impl HeldStore {
         let (disk, wanted) = (self.disk.clone()?, *reference);
         tokio::task::spawn_blocking(move || disk.get(&wanted)).await.ok().flatten()
     }
+
+    async fn is_on_disk(&self, reference: &Reference) -> bool {
+        let (Some(disk), wanted) = (self.disk.clone(), *reference) else { return false };
+        tokio::task::spawn_blocking(move || disk.contains(&wanted)).await.unwrap_or(false)
+    }
 }
 
 /// What messages call it.
@@ -225,8 +230,7 @@ impl BlockStore for HeldStore {
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        let on_disk = self.disk.as_ref().is_some_and(|disk| disk.contains(reference));
-        if on_disk || self.memory.peek(reference).is_some() {
+        if self.memory.peek(reference).is_some() || self.is_on_disk(reference).await {
             return Ok(true);
         }
         let mut answer = Ok(false);

@@ -115,27 +115,26 @@ impl View {
 const GREETING: Duration = Duration::from_secs(5);
 
 /// Asks the servers for their store directory, which must be that of the catalogs. Servers that are down are no error: they may
-/// come back.
+/// come back. Neighbours have no say.
 async fn agree(sources: &Sources, timeout: Duration) -> anyhow::Result<()> {
     let Some(substitutes) = &sources.substitutes else { return Ok(()) };
-    match (
-        substitutes.learn_store_dir(Deadline::after(GREETING.min(timeout / 4))).await,
-        sources.catalogs.store_dir(),
-    ) {
-        (Ok(servers), Some(catalogs)) if servers != catalogs => {
+    let (substituters, catalogs) = (substitutes.substituters(), sources.catalogs.store_dir());
+    if let Some(catalogs) = catalogs.filter(|_| substituters.are_neighbours_alone()) {
+        substituters.settle(catalogs.clone());
+    }
+    match (substitutes.learn_store_dir(Deadline::after(GREETING.min(timeout / 4))).await, catalogs) {
+        (Ok(servers), Some(catalogs)) if servers != catalogs && substituters.is_settled() => {
             let reason = format!(
                 "catalogs of {catalogs} and substitute servers of {servers} cannot be shown together"
             );
             return Err(Usage(reason).into());
         }
         (Ok(_), _) => {}
-        (Err(error), catalogs) => {
-            tracing::warn!("{error}");
-            // Those that come back and are of another store are left out.
-            if let Some(catalogs) = catalogs {
-                substitutes.substituters().settle(catalogs.clone());
-            }
-        }
+        (Err(error), _) => tracing::warn!("{error}"),
+    }
+    // Servers that come back and are of another store are left out.
+    if let Some(catalogs) = catalogs {
+        substituters.settle(catalogs.clone());
     }
     Ok(())
 }

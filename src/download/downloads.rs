@@ -231,8 +231,12 @@ impl Downloads {
         let mut left: Vec<&Arc<dyn NarSource>> = sources.iter().collect();
         // What is slow or breaks off gets its full time only after all others had their chance.
         let rounds = [Patience::BESIDE_OTHERS, Patience::ALONE];
-        for patience in rounds.into_iter().skip(usize::from(sources.len() < 2)) {
+        for round in rounds.into_iter().skip(usize::from(sources.len() < 2)) {
             for source in std::mem::take(&mut left) {
+                let patience = match round == Patience::BESIDE_OTHERS && source.is_neighbour() {
+                    true => Patience::OF_NEIGHBOUR,
+                    false => round,
+                };
                 if self.is_liar(expected, source.identity()) {
                     let reason = Reason::Distrusted;
                     failures.push(Failure { source: source.name().to_owned(), reason });

@@ -18,19 +18,23 @@ use super::{NarSource, Reason, SourceError};
 pub(super) struct Patience {
     /// How long it may be silent, until it is asked again.
     stall: Duration,
-    /// How long [`STEP`] bytes may take.
-    step: Duration,
-    /// How often in a row it is asked without giving [`STEP`] more bytes.
+    /// How long so many bytes may take, and how many: what counts as getting on.
+    step: (Duration, u64),
+    /// How often in a row it is asked without getting on.
     attempts: u32,
 }
 
 impl Patience {
     /// Where another source may do better: so little that somebody who waits 30 s sees the other one, and more than one lost packet takes.
     pub(super) const BESIDE_OTHERS: Self =
-        Patience { stall: Duration::from_secs(3), step: Duration::from_secs(10), attempts: 2 };
+        Patience { stall: Duration::from_secs(3), step: (Duration::from_secs(10), STEP), attempts: 2 };
     /// Where there is no other, or all others failed. 4 KB/s are a slow link; less is a server that keeps others waiting.
     pub(super) const ALONE: Self =
-        Patience { stall: Duration::from_secs(10), step: Duration::from_secs(60), attempts: 5 };
+        Patience { stall: Duration::from_secs(10), step: (Duration::from_secs(60), STEP), attempts: 5 };
+    /// For a neighbour, where another source may do better: nobody chose him, and he may say that he has what he hardly gives. A
+    /// megabyte a second is what a bad link to one who is near brings.
+    pub(super) const OF_NEIGHBOUR: Self =
+        Patience { stall: Duration::from_secs(3), step: (Duration::from_secs(3), 3 << 20), attempts: 1 };
 }
 
 /// How often a source is asked in all: one that breaks off all the time costs no more than this.
@@ -137,7 +141,7 @@ impl Pump<'_> {
         loop {
             (attempts, in_row) = (attempts + 1, in_row + 1);
             let Err(end) = self.attempt(&received).await else { return Ok(()) };
-            if self.position >= mark + STEP {
+            if self.position >= mark + self.patience.step.1 {
                 (in_row, mark, pause) = (0, self.position, PAUSES[0]);
             }
             let is_last = in_row >= self.patience.attempts || attempts >= MOST_ATTEMPTS;
@@ -163,7 +167,7 @@ impl Pump<'_> {
 
     /// Opens the file where it broke off, and hands on what comes.
     async fn attempt(&mut self, received: &impl Fn(u64)) -> Result<(), Break> {
-        let Patience { stall, step, .. } = self.patience;
+        let Patience { stall, step: (step, bytes_of_step), .. } = self.patience;
         let opened = timeout(stall, self.source.open(self.position)).await.map_err(|_| Break::Silence)?;
         let mut stream = opened.map_err(Break::Error)?;
         if stream.from > self.position {
@@ -184,7 +188,7 @@ impl Pump<'_> {
             let mut bytes = bytes.map_err(Break::Error)?;
             received(bytes.len() as u64);
             (came, waited) = (came + bytes.len() as u64, waited + asked.elapsed());
-            if came >= STEP {
+            if came >= bytes_of_step {
                 (came, waited) = (0, Duration::ZERO);
             } else if waited > step {
                 return Err(Break::Silence);
@@ -386,7 +390,7 @@ mod tests {
         let start = Instant::now();
         let (_, _, result) = run(&source, u64::MAX).await;
         assert!(matches!(result, Err(Reason::Stalled { attempts: 5, .. })), "{result:?}");
-        assert!(start.elapsed() < PATIENCE.step * 6, "{:?}", start.elapsed());
+        assert!(start.elapsed() < PATIENCE.step.0 * 6, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -394,6 +398,16 @@ mod tests {
         let source = scripted(&[Turn::Gone]);
         let (_, _, result) = run(&source, u64::MAX).await;
         assert!(matches!(result, Err(Reason::Broken { attempts: 1, .. })), "{result:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_neighbour_that_trickles_costs_seconds_where_there_are_others() {
+        let source = scripted(&[Turn::Trickle]);
+        let (inlet, _outlet) = pipe();
+        let start = Instant::now();
+        let pumped = pump(&source, inlet, u64::MAX, Patience::OF_NEIGHBOUR, |_| ()).await;
+        assert!(matches!(pumped.ended, Err(Reason::Stalled { attempts: 1, .. })), "{:?}", pumped.ended);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,11 @@ pub trait NarSource: fmt::Debug + Send + Sync {
     /// How the bytes that it gives are compressed.
     fn compression(&self) -> Compression;
 
+    /// Whether it is a neighbour's, whom nobody chose: it is borne with less patience while there are others.
+    fn is_neighbour(&self) -> bool {
+        false
+    }
+
     /// The bytes of the file, from `from` on where the source can do that, else from the beginning. Dropping the stream
     /// ends the transfer.
     async fn open(&self, from: u64) -> Result<NarStream, SourceError>;
@@ -135,6 +140,10 @@ impl NarSource for FromServer {
 
     fn compression(&self) -> Compression {
         self.compression
+    }
+
+    fn is_neighbour(&self) -> bool {
+        self.offer.is_neighbour
     }
 
     async fn open(&self, from: u64) -> Result<NarStream, SourceError> {

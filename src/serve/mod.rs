@@ -12,6 +12,7 @@ mod body;
 mod budget;
 mod checked;
 mod range;
+mod room;
 mod route;
 mod seed;
 mod share;
@@ -36,7 +37,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -86,6 +87,8 @@ pub struct Service {
 pub struct Limits {
     /// Connections at a time; the next one is answered with 503 and closed.
     pub connections: usize,
+    /// And from one address.
+    pub connections_of_one: usize,
     /// Requests at a time on an HTTP/2 connection.
     pub streams: u32,
     /// Archives and listings that are sent at a time; all archives together hold two pieces of 1 MiB
@@ -112,6 +115,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 512,
+            // Behind a reverse proxy all have one.
+            connections_of_one: usize::MAX,
             streams: 128,
             archives: 128,
             head_bytes: 16 << 10,
@@ -204,7 +209,7 @@ impl Server {
     /// Answers until `shutdown` is ready, then finishes what is running, as long as the limits allow.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let limits = self.site.limits;
-        let room = Arc::new(Semaphore::new(limits.connections));
+        let room = room::Room::new(limits.connections, limits.connections_of_one);
         let (ending, ended) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
@@ -218,17 +223,17 @@ impl Server {
                 Ok((_, peer)) if self.site.shared.is_some() && !is_near(peer.ip()) => {
                     tracing::debug!("{peer}: not on a link of this machine");
                 }
-                Ok((socket, peer)) => match room.clone().try_acquire_owned() {
-                    Ok(permit) => {
+                Ok((socket, peer)) => match room.take(peer.ip()) {
+                    Some(seat) => {
                         let (site, ended) = (self.site.clone(), ended.clone());
                         let connected = self.sharing().map(Sharing::connected);
                         connections.spawn(async move {
                             let _connected = connected;
                             serve_connection(site, socket, peer, ended).await;
-                            drop(permit);
+                            drop(seat);
                         });
                     }
-                    Err(_) => {
+                    None => {
                         tracing::debug!("{peer}: no room for another connection");
                         self.sharing().inspect(|sharing| sharing.refused());
                         // As much of it as fits into the socket's buffer: nobody waits for this client.
@@ -269,6 +274,10 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(head_bytes);
+    if site.shared.is_some() {
+        // Neighbours speak nothing else, and so there are no more requests at a time than connections.
+        builder = builder.http1_only();
+    }
     let service = service_fn(|request| {
         let (site, request_lasts) = (site.clone(), activity.begin());
         async move {

@@ -94,7 +94,7 @@ fn source_at(url: &str, compression: Compression) -> Arc<dyn NarSource> {
         compression: Some(compression.to_string()),
         ..Download::default()
     };
-    let offer = Offer { server: Arc::new(place), download };
+    let offer = Offer { server: Arc::new(place), download, is_neighbour: false };
     Arc::new(FromServer::new(offer, &StoreDir::nix()).unwrap())
 }
 

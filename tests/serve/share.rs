@@ -102,7 +102,7 @@ async fn a_neighbour_gets_blocks_and_nothing_else() {
 #[tokio::test]
 async fn all_neighbours_together_get_no_more_than_the_rate() {
     // Half of a block is in hand at the beginning; 31 more take 1.9 s.
-    let neighbour = Neighbour::with(32, 512 << 10, 64).await;
+    let neighbour = Neighbour::with(32, 512 << 10, 128).await;
     let begun = Instant::now();
     let statuses = neighbour.ask_for_all().await;
     assert!(statuses.iter().all(|status| *status == StatusCode::OK), "{statuses:?}");
@@ -112,7 +112,7 @@ async fn all_neighbours_together_get_no_more_than_the_rate() {
 #[tokio::test]
 async fn who_would_wait_too_long_is_sent_elsewhere_at_once() {
     // One block a second.
-    let neighbour = Neighbour::with(32, 32 << 10, 64).await;
+    let neighbour = Neighbour::with(32, 32 << 10, 128).await;
     let begun = Instant::now();
     let statuses = neighbour.ask_for_all().await;
     let refused = statuses.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
@@ -144,4 +144,48 @@ async fn there_are_no_more_connections_than_are_allowed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(neighbour.ask_for_all().await, [StatusCode::OK]);
+}
+
+#[tokio::test]
+async fn one_address_gets_a_part_of_the_connections() {
+    let neighbour = Neighbour::with(1, ANY_RATE, 40).await;
+    let mut held = Vec::new();
+    for _ in 0..17 {
+        held.push(TcpStream::connect(neighbour.address).await.unwrap());
+    }
+    let answer = read_to_close(held.last_mut().unwrap()).await;
+    assert!(answer.starts_with(b"HTTP/1.1 503 "), "{:?}", String::from_utf8_lossy(&answer));
+    assert_eq!(neighbour.figures.status().connections, 16);
+}
+
+#[tokio::test]
+async fn who_goes_before_his_turn_takes_nobodys() {
+    // One block in four seconds.
+    let neighbour = Neighbour::with(1, 8 << 10, 64).await;
+    let request =
+        format!("GET /uri-res/N2R?urn:blake2b:{} HTTP/1.1\r\nHost: x\r\n\r\n", neighbour.references[0]);
+    assert_eq!(neighbour.ask_for_all().await, [StatusCode::OK]);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // There is a place in the queue for one.
+    let mut hurried = TcpStream::connect(neighbour.address).await.unwrap();
+    hurried.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(hurried);
+    while neighbour.figures.status().connections > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(neighbour.ask_for_all().await, [StatusCode::OK]);
+}
+
+#[tokio::test]
+async fn a_block_that_is_not_here_costs_nobody_the_rate() {
+    // One block in 64 seconds.
+    let neighbour = Neighbour::with(1, 512, 64).await;
+    let absent = neighbour.block_url(&reference_of(b"nobody has this"));
+    let client = client();
+    for _ in 0..3 {
+        assert_eq!(client.get(&absent).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    }
+    assert_eq!(neighbour.ask_for_all().await, [StatusCode::OK]);
+    assert_eq!(neighbour.ask_for_all().await, [StatusCode::SERVICE_UNAVAILABLE]);
 }

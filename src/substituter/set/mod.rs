@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use self::memory::Memory;
 use self::on_disk::OnDisk;
 use self::places::{Nearby, Place};
-use self::server::Server;
+use self::server::{Role, Server};
 use self::settle::Settled;
 use super::{Error, Substituter, Web};
 use crate::flights::Flights;
@@ -94,6 +94,8 @@ pub struct Offer {
     pub server: Arc<dyn Substituter>,
     /// What its narinfo says of the file: its URL is for [`Substituter::nar`] of this server.
     pub download: Download,
+    /// Whether it is the server of a neighbour, whom nobody chose.
+    pub is_neighbour: bool,
 }
 
 /// How a set of servers is used.
@@ -119,7 +121,8 @@ pub enum ServerState {
     Up,
     /// It was late where others were not: it is asked, and not waited for once another has a good answer.
     Late,
-    /// It failed: for a while it is asked beside others only, and waited for only if there are no others.
+    /// It failed: for a while it is asked beside others only, and waited for only if there are no others. Or it is a neighbour whose
+    /// narinfos were of no use.
     Down,
     /// Its paths are in another store directory: it is not asked.
     LeftOut,
@@ -134,7 +137,7 @@ pub struct ServerStatus {
     pub overlay: bool,
     /// How it is doing.
     pub state: ServerState,
-    /// Its priority, once it said it: lower is better.
+    /// Its priority, once it said it: lower is better. That of a neighbour does not count.
     pub priority: Option<u32>,
     /// Narinfos asked of it.
     pub asked: u64,
@@ -177,12 +180,23 @@ impl Set {
         servers
     }
 
-    /// The servers that are asked, best first.
+    /// The servers that are asked, best first. What neighbours say of their priority does not count: they are behind all that were
+    /// named before them.
     fn ranked(&self) -> Vec<Arc<Server>> {
-        let mut ranked = self.servers();
-        ranked.retain(|server| !server.is_left_out());
-        ranked.sort_by_key(|server| server.priority());
-        ranked
+        let mut behind = 0;
+        let servers = self.servers().into_iter().filter(|server| !server.is_left_out());
+        let mut ranked: Vec<_> = servers
+            .map(|server| match server.is_neighbour() {
+                true => (behind, server),
+                false => {
+                    let priority = server.priority();
+                    behind = behind.max(priority);
+                    (priority, server)
+                }
+            })
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, server)| server).collect()
     }
 }
 
@@ -195,10 +209,10 @@ impl Substituters {
         policy: Policy,
         settings: SetSettings,
     ) -> Self {
-        let known = |place, overlay| Arc::new(Server::new(place, overlay));
+        let known = |place, role| Arc::new(Server::new(place, role));
         let set = Set {
-            places: servers.into_iter().map(|place| Place::Server(known(place, false))).collect(),
-            overlays: overlays.into_iter().map(|place| known(place, true)).collect(),
+            places: servers.into_iter().map(|place| Place::Server(known(place, Role::Server))).collect(),
+            overlays: overlays.into_iter().map(|place| known(place, Role::Overlay)).collect(),
             policy,
             store_dir: OnceCell::new(),
             memory: Memory::new(settings.cache_bytes),
@@ -222,7 +236,8 @@ impl Substituters {
     }
 
     /// The store directory: that of the settings, or of the first server that states one. Where all answer and none
-    /// does, it is that of Guix if only keys of Guix are trusted, else that of Nix.
+    /// does, it is that of Guix if only keys of Guix are trusted, else that of Nix. What neighbours state counts only where nobody else
+    /// is there and the keys do not tell.
     pub async fn store_dir(&self, deadline: Instant) -> Result<StoreDir, Error> {
         let settled = self.set.store_dir.get_or_try_init(|| async {
             match settle::store_dir(&self.set).await {
@@ -246,7 +261,19 @@ impl Substituters {
     /// Says that the paths are in this directory, that of the catalogs beside: servers of another are left out. Without effect once servers
     /// have said theirs.
     pub fn settle(&self, store_dir: StoreDir) {
-        let _ = self.set.store_dir.set(store_dir);
+        if self.set.store_dir.set(store_dir.clone()).is_ok() {
+            self.set.servers().iter().for_each(|server| server.settle(&store_dir));
+        }
+    }
+
+    /// Whether the store directory is settled, and not only what it most likely is.
+    pub fn is_settled(&self) -> bool {
+        self.set.store_dir.initialized()
+    }
+
+    /// Whether there is no server but those of neighbours.
+    pub fn are_neighbours_alone(&self) -> bool {
+        settle::are_neighbours_alone(&self.set)
     }
 
     /// The best good narinfo for a hash part, with the ERIS contents that overlays add; `None`: the servers that

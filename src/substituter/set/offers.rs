@@ -13,6 +13,9 @@ use crate::store::{HashPart, NarHash, Narinfo, StoreDir};
 
 /// Most downloads of one narinfo that are looked at: one for each way of compressing.
 const MAX_DOWNLOADS: usize = 8;
+/// Neighbours of which one file each may stand before those of servers that the user named; the rest stands behind these. Each may waste
+/// seconds of those for which somebody waits.
+const MAX_NEIGHBOURS: usize = 2;
 
 /// By the hash and size of the NAR. Asks all servers but the one whose narinfo is remembered, and waits for the others a little once there is an offer.
 pub(super) async fn offers(
@@ -51,15 +54,20 @@ pub(super) async fn offers(
         let narinfo = narinfo.filter(|narinfo| is_offer(narinfo))?;
         let mut downloads: Vec<_> = narinfo.downloads().iter().take(MAX_DOWNLOADS).cloned().collect();
         downloads.sort_by_key(cost);
-        let server = &server.place;
-        Some(
-            downloads
-                .into_iter()
-                .map(|download| Offer { server: Arc::clone(server), download })
-                .collect::<Vec<_>>(),
-        )
+        let is_neighbour = server.is_neighbour();
+        let offer = |download| Offer { server: Arc::clone(&server.place), download, is_neighbour };
+        Some(downloads.into_iter().map(offer).collect::<Vec<_>>())
     });
-    found.flatten().collect()
+    let (mut offers, mut last, mut neighbours) = (Vec::new(), Vec::new(), 0);
+    for mut of_server in found {
+        if of_server.first().is_some_and(|offer| offer.is_neighbour) {
+            neighbours += 1;
+            last.extend(of_server.split_off(usize::from(neighbours <= MAX_NEIGHBOURS)));
+        }
+        offers.append(&mut of_server);
+    }
+    offers.append(&mut last);
+    offers
 }
 
 /// Which of the files of one narinfo is taken first: zstd, which is unpacked several times as fast as anything else

@@ -42,6 +42,13 @@ enum Place {
     Done,
 }
 
+impl Place {
+    /// Whether it has a little time where nobody need be waited for.
+    fn has_grace(&self) -> bool {
+        matches!(self, Self::Waited | Self::Probed)
+    }
+}
+
 struct Race<'a> {
     set: &'a Set,
     hash_part: HashPart,
@@ -53,6 +60,12 @@ struct Race<'a> {
     baking: Vec<(u32, Option<Baking>)>,
     best: Option<(usize, Narinfo, Verdict)>,
     failures: Vec<(usize, Error)>,
+    /// Failures of neighbours: they count only where nobody else says anything.
+    of_neighbours: Vec<(usize, Error)>,
+    /// Somebody said that there is none.
+    is_lacked: bool,
+    /// A server that the user named said so.
+    is_lacked_by_named: bool,
     passed_over: bool,
 }
 
@@ -145,7 +158,7 @@ impl<'a> Race<'a> {
     fn start(set: &'a Set, hash_part: HashPart, store_dir: &'a StoreDir) -> Self {
         let ranked = set.ranked();
         // Where all are down, there is nobody else to wait for.
-        let all_down = ranked.iter().all(|server| server.is_down());
+        let all_down = ranked.iter().all(|server| server.is_down() || server.is_left_alone());
         let asked = FuturesUnordered::new();
         let mut passed_over = false;
         let places = ranked.iter().enumerate().map(|(rank, server)| {
@@ -177,6 +190,9 @@ impl<'a> Race<'a> {
             baking,
             best: None,
             failures: Vec::new(),
+            of_neighbours: Vec::new(),
+            is_lacked: false,
+            is_lacked_by_named: false,
             passed_over,
         }
     }
@@ -188,11 +204,11 @@ impl<'a> Race<'a> {
             let waits = match &self.best {
                 Some((_, _, verdict)) if self.is_makeshift(verdict) => self.places.contains(&Place::Waited),
                 Some((rank, ..)) => self.places[..*rank].contains(&Place::Waited),
-                None => self.places.iter().any(|place| matches!(place, Place::Waited | Place::Beside)),
+                None => self.waits_for_any(),
             };
             let ends = self.best.is_some() || !waits;
-            if self.best.is_some() && !waits {
-                return;
+            if !waits && (self.best.is_some() || !self.places.iter().any(Place::has_grace)) {
+                return self.give_up_waiting();
             }
             if ends && grace.is_none() {
                 grace = Some(Instant::now() + GRACE);
@@ -209,6 +225,16 @@ impl<'a> Race<'a> {
         }
     }
 
+    /// Whether somebody is waited for as long as nobody has a good answer. Where a server that the user named lacks it, that is one:
+    /// neighbours have a little time to have it all the same.
+    fn waits_for_any(&self) -> bool {
+        let is_awaited = |(server, place): (&Arc<Server>, &Place)| {
+            matches!(place, Place::Waited | Place::Beside)
+                && !(self.is_lacked_by_named && server.is_neighbour())
+        };
+        self.ranked.iter().zip(&self.places).any(is_awaited)
+    }
+
     /// Whether a narinfo gives way to one that a trusted key signed, whichever server has that: clients of `serve` may trust the same key.
     fn is_makeshift(&self, verdict: &Verdict) -> bool {
         let Policy { keys, unsigned } = &self.set.policy;
@@ -222,6 +248,7 @@ impl<'a> Race<'a> {
         match answer {
             Ok(Some(narinfo)) => match verdict(&narinfo, self.hash_part, self.store_dir, &self.set.policy) {
                 Ok(verdict) => {
+                    server.accepted();
                     let worth = |rank: usize, verdict: &Verdict| (!self.is_makeshift(verdict), Reverse(rank));
                     let new = worth(rank, &verdict);
                     if self.best.as_ref().is_none_or(|(best, _, verdict)| new > worth(*best, verdict)) {
@@ -232,10 +259,18 @@ impl<'a> Race<'a> {
                     let error =
                         Error::Untrusted { server: server.place.name().into(), source: Arc::new(source) };
                     server.refused(&error);
-                    self.failures.push((rank, error));
+                    self.fail(rank, error);
                 }
             },
-            Ok(None) => {}
+            Ok(None) => {
+                self.is_lacked = true;
+                self.is_lacked_by_named |= !server.is_neighbour();
+            }
+            // Who knows whether it is. What comes of it is seen when it is asked for the next time.
+            Err(Error::Baking { .. }) if server.is_neighbour() => {
+                self.is_lacked = true;
+                self.passed_over = true;
+            }
             Err(Error::Baking { .. }) if self.baking[rank].0 < BAKING_TRIES => {
                 let (times, mark) = &mut self.baking[rank];
                 let pause = BAKING.0.saturating_mul(1 << (*times).min(16)).min(BAKING.1);
@@ -246,8 +281,14 @@ impl<'a> Race<'a> {
             }
             // That it is still down is nothing new.
             Err(_) if place == Place::Probed => self.passed_over = true,
-            Err(error) => self.failures.push((rank, error)),
+            Err(error) => self.fail(rank, error),
         }
+    }
+
+    fn fail(&mut self, rank: usize, error: Error) {
+        let is_neighbour = self.ranked[rank].is_neighbour();
+        let failures = if is_neighbour { &mut self.of_neighbours } else { &mut self.failures };
+        failures.push((rank, error));
     }
 
     /// Those that had their time: for a while nobody waits for them.
@@ -255,15 +296,22 @@ impl<'a> Race<'a> {
         let before = self.best.as_ref().map_or(self.ranked.len(), |(rank, ..)| *rank);
         for (server, place) in self.ranked[..before].iter().zip(&self.places) {
             match place {
-                Place::Waited => server.late(),
-                Place::Probed => self.passed_over = true,
-                Place::Beside | Place::Done => {}
+                Place::Waited => {
+                    server.late();
+                    self.passed_over = true;
+                }
+                Place::Probed | Place::Beside => self.passed_over = true,
+                Place::Done => {}
             }
         }
     }
 
     /// What it means that nobody has a good answer.
     fn nothing(&mut self) -> Result<Answer, Error> {
+        if self.is_lacked {
+            self.passed_over |= self.of_neighbours.drain(..).any(|(_, error)| error.is_transient());
+        }
+        self.failures.append(&mut self.of_neighbours);
         if !self.failures.is_empty() {
             self.failures.sort_by_key(|(rank, _)| *rank);
             let failures = self.failures.drain(..).map(|(_, error)| error).collect();

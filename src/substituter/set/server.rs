@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,11 +11,28 @@ use super::{ServerState, ServerStatus};
 use crate::store::{HashPart, Narinfo, StoreDir};
 use crate::substituter::{Error, Info, Substituter};
 
+/// Answers in a row of a neighbour that are of no use, after which it is left alone for a while: one that signs with a key that is not
+/// trusted here does so each time.
+const REFUSALS: u32 = 3;
+/// For how long.
+const ALONE: Duration = Duration::from_secs(60);
+
+/// What a place is to the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A server that the user named.
+    Server,
+    /// A server that announced itself: a stranger's.
+    Neighbour,
+    /// An overlay that the user named.
+    Overlay,
+}
+
 /// A server or an overlay.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) place: Arc<dyn Substituter>,
-    overlay: bool,
+    role: Role,
     state: Mutex<State>,
 }
 
@@ -28,13 +46,22 @@ struct State {
     asked: u64,
     had: u64,
     refused: u64,
+    /// Answers of no use since the last good narinfo.
+    refused_in_row: u32,
+    /// Until when it is left alone for these.
+    left_alone: Option<Instant>,
     failed: u64,
     last_error: Option<String>,
 }
 
 impl Server {
-    pub(super) fn new(place: Arc<dyn Substituter>, overlay: bool) -> Self {
-        Self { place, overlay, state: Mutex::default() }
+    pub(super) fn new(place: Arc<dyn Substituter>, role: Role) -> Self {
+        Self { place, role, state: Mutex::default() }
+    }
+
+    /// Whether it is a stranger's.
+    pub(super) fn is_neighbour(&self) -> bool {
+        self.role == Role::Neighbour
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -54,8 +81,16 @@ impl Server {
         self.state().health.is_down()
     }
 
+    /// Whether its narinfos were of no use again and again. Its NARs may be good all the same, since they are hashed.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.state().left_alone.is_some_and(|until| Instant::now() < until)
+    }
+
     /// What to do with it now.
     pub(super) fn turn(&self) -> Turn {
+        if self.is_left_alone() {
+            return Turn::Pass;
+        }
         self.state().health.turn(Instant::now())
     }
 
@@ -70,12 +105,13 @@ impl Server {
         store_dir: &StoreDir,
     ) -> Result<Option<Narinfo>, Error> {
         self.state().asked += 1;
-        let known = self.overlay || self.state().info.is_some();
+        let known = self.role == Role::Overlay || self.state().info.is_some();
         let info = async { if known { None } else { Some(self.place.info().await) } };
         let (info, answer) = futures::join!(info, self.place.narinfo(hash_part));
         if let Some(info) = info {
-            self.learn(&info, store_dir);
+            self.learn(&info);
         }
+        self.settle(store_dir);
         self.note(&answer);
         match answer {
             Ok(Some(narinfo)) if !self.is_left_out() => {
@@ -87,16 +123,22 @@ impl Server {
         }
     }
 
-    /// Asks what it says of itself, for [`learn`](Self::learn).
+    /// Asks what it says of itself, and remembers it.
     pub(super) async fn info(&self) -> Result<Info, Error> {
         let answer = self.place.info().await;
         self.note(&answer);
+        self.learn(&answer);
         answer
+    }
+
+    /// What it said of itself.
+    pub(super) fn known_info(&self) -> Option<Info> {
+        self.state().info.clone()
     }
 
     /// Takes over what it says of itself. Where that makes no sense, it says nothing; a server that fails is asked
     /// again.
-    pub(super) fn learn(&self, info: &Result<Info, Error>, store_dir: &StoreDir) {
+    fn learn(&self, info: &Result<Info, Error>) {
         let info = match info {
             Ok(info) => info.clone(),
             Err(error) if error.is_transient() => return,
@@ -105,15 +147,19 @@ impl Server {
                 Info::default()
             }
         };
-        let other = info.store_dir.as_ref().filter(|other| *other != store_dir);
+        self.state().info = Some(info);
+    }
+
+    /// Leaves it out if the paths of the set are in `store_dir` and its own are not.
+    pub(super) fn settle(&self, store_dir: &StoreDir) {
         let mut state = self.state();
-        if let Some(other) = other
-            && !state.left_out
-        {
+        let stated = state.info.as_ref().and_then(|info| info.store_dir.as_ref());
+        let other = stated.filter(|stated| *stated != store_dir).cloned();
+        let was_left_out = std::mem::replace(&mut state.left_out, other.is_some());
+        drop(state);
+        if let Some(other) = other.filter(|_| !was_left_out) {
             tracing::warn!("{} is left out: its paths are in {other}, not in {store_dir}", self.place.name());
-            state.left_out = true;
         }
-        state.info = Some(info);
     }
 
     /// What an answer says of its health. A wrong answer is an answer.
@@ -124,7 +170,10 @@ impl Server {
             Error::Baking { .. } => return state.health.good(),
             Error::Unavailable { retry_after, .. } => state.health.failed(Instant::now(), *retry_after),
             Error::TimedOut { .. } => state.health.failed(Instant::now(), None),
-            _ => state.health.good(),
+            _ => {
+                state.health.good();
+                self.bear(&mut state);
+            }
         }
         state.failed += 1;
         state.last_error = Some(error.to_string());
@@ -137,8 +186,23 @@ impl Server {
         let mut state = self.state();
         state.refused += 1;
         state.last_error = Some(error.to_string());
+        self.bear(&mut state);
         drop(state);
         tracing::debug!("{error}");
+    }
+
+    /// Its narinfo was good.
+    pub(super) fn accepted(&self) {
+        let mut state = self.state();
+        (state.refused_in_row, state.left_alone) = (0, None);
+    }
+
+    /// It said something of no use: a stranger may do so only a few times.
+    fn bear(&self, state: &mut State) {
+        state.refused_in_row = state.refused_in_row.saturating_add(1);
+        if self.is_neighbour() && state.refused_in_row >= REFUSALS {
+            state.left_alone = Some(Instant::now() + ALONE);
+        }
     }
 
     /// Remembers that it is preparing something, as long as the guard lives.
@@ -152,12 +216,17 @@ impl Server {
     }
 
     pub(super) fn status(&self) -> ServerStatus {
+        let is_left_alone = self.is_left_alone();
         let state = self.state();
         ServerStatus {
             name: self.place.name().to_owned(),
-            overlay: self.overlay,
-            state: if state.left_out { ServerState::LeftOut } else { state.health.state(Instant::now()) },
-            priority: state.info.as_ref().map(|info| info.priority),
+            overlay: self.role == Role::Overlay,
+            state: match (state.left_out, is_left_alone) {
+                (true, _) => ServerState::LeftOut,
+                (_, true) => ServerState::Down,
+                _ => state.health.state(Instant::now()),
+            },
+            priority: state.info.as_ref().map(|info| info.priority).filter(|_| !self.is_neighbour()),
             asked: state.asked,
             had: state.had,
             refused: state.refused,

@@ -6,6 +6,7 @@ mod neighbours;
 mod offers;
 mod overlays;
 mod store_dirs;
+mod strangers;
 mod trust;
 mod waiting;
 
@@ -197,6 +198,16 @@ fn set_with(servers: &[&Arc<Fake>], overlays: &[&Arc<Fake>], unsigned: Unsigned)
     let places =
         |fakes: &[&Arc<Fake>]| fakes.iter().map(|fake| Arc::clone(fake) as Arc<dyn Substituter>).collect();
     Substituters::new(places(servers), places(overlays), policy(unsigned), SetSettings::default())
+}
+
+/// Servers in this order, of which some are neighbours'.
+fn set_among(servers: &[(Role, &Arc<Fake>)], policy: Policy) -> Substituters {
+    let mut among = Substituters::new(Vec::new(), Vec::new(), policy, SetSettings::default());
+    let place = |(role, fake): &(Role, &Arc<Fake>)| {
+        Place::Server(Arc::new(Server::new(Arc::clone(fake) as Arc<dyn Substituter>, *role)))
+    };
+    Arc::get_mut(&mut among.set).expect("nobody else has it").places = servers.iter().map(place).collect();
+    among
 }
 
 fn soon() -> Instant {

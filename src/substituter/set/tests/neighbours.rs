@@ -63,12 +63,18 @@ async fn what_a_neighbour_says_counts_no_more_than_what_any_server_says() {
     assert_eq!(set.status()[0].refused, 1);
 }
 
-#[tokio::test]
-async fn neighbours_stand_where_they_were_named() {
-    let (near, far) = (neighbour(signed("a"), None).await, fake("far").with(&signed("a")).well());
-    for (position, first) in [(0, format!("http://{near}/")), (1, "far".to_owned()), (9, "far".to_owned())] {
-        let set = set_near(&[&far], position, &Neighbours::given([near]));
-        assert_eq!(found_at(&set).await, first);
+#[test]
+fn neighbours_stand_where_they_were_named() {
+    let near = SocketAddr::from(([192, 0, 2, 1], 80));
+    for (position, order) in [
+        (0, ["http://192.0.2.1/", "a", "b"]),
+        (1, ["a", "http://192.0.2.1/", "b"]),
+        (9, ["a", "b", "http://192.0.2.1/"]),
+    ] {
+        let set = set_near(&[&fake("a").well(), &fake("b").well()], position, &Neighbours::given([near]));
+        let ranked = set.set.ranked();
+        let names: Vec<_> = ranked.iter().map(|server| server.place.name()).collect();
+        assert_eq!(names, order);
     }
 }
 
