@@ -59,6 +59,17 @@ pub enum Error {
         after: Duration,
     },
 
+    /// The store itself is well and has not found the block, but a part of it that may hold it cannot be asked now.
+    #[error("block {reference} is not in what can be reached of {store}: {}", Chain(source.as_ref()))]
+    Partial {
+        /// The block asked for.
+        reference: Reference,
+        /// The store of which a part cannot be asked.
+        store: Arc<str>,
+        /// Why it cannot.
+        source: Source,
+    },
+
     /// The store will not do it, now or later.
     #[error("{store} refused: {reason}")]
     Refused {
@@ -128,7 +139,7 @@ impl Error {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } => true,
+            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Partial { .. } => true,
             Self::AllFailed { failures, .. } => failures.iter().any(Self::is_transient),
             _ => false,
         }
@@ -148,7 +159,7 @@ impl Error {
         match self {
             Self::Corrupt { .. } => 4,
             Self::TimedOut { .. } => 3,
-            Self::Unavailable { .. } => 2,
+            Self::Unavailable { .. } | Self::Partial { .. } => 2,
             Self::Refused { .. } => 1,
             Self::NotFound { .. } | Self::BadUrl { .. } | Self::AllFailed { .. } => 0,
         }

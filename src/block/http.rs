@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
+use reqwest::{Client, Method, Response, StatusCode, header::CONTENT_TYPE};
 
 use super::web::{IN_FLIGHT, Patience, Redirects, Turn, Web};
 use super::{Block, BlockStore, Error, Refusal};
@@ -26,9 +26,9 @@ impl Http {
         Ok(Self { web: Web::new(url, url, Redirects::Followed, patience, access)? })
     }
 
-    /// The server of a neighbour, a stranger on this link: it is asked directly, and no answer of it leads to another host.
-    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
-        Ok(Self { web: Web::neighbour(addr, patience)? })
+    /// The server of a neighbour, a stranger on this link, asked by [`neighbours_client`](super::web::neighbours_client).
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience, client: &Client) -> Result<Self, Error> {
+        Ok(Self { web: Web::neighbour(addr, patience, client)? })
     }
 
     async fn send(

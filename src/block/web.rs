@@ -4,13 +4,16 @@
 //! hostile. A carrier says which request asks for a block, and reads what is its own in the answer.
 
 use std::{
-    net::SocketAddr,
+    future::ready,
+    iter,
+    net::{SocketAddr, SocketAddrV6},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use reqwest::{
     Client, Method, Request, RequestBuilder, Response, StatusCode, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
     header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, LOCATION},
     redirect,
 };
@@ -39,8 +42,8 @@ const HEAD_START: Duration = Duration::from_secs(1);
 const WARM: Duration = Duration::from_secs(30);
 /// Connections to a neighbour are given up before it does so itself, after 30 s: a request on one that is being closed is lost.
 const NEIGHBOUR_IDLE: Duration = Duration::from_secs(20);
-/// What stands for a neighbour that has only an address of the link (IPv6); no DNS has this name (RFC 6761).
-const SCOPED: &str = "neighbour.invalid";
+/// What stands for neighbours that have only an address of the link (IPv6), below their [`scoped`] names; no DNS has it (RFC 6761).
+const SCOPED: &str = ".neighbour.invalid";
 
 /// How long a server is waited for. One request, from the wait for its turn to its last byte, takes no longer than
 /// `first_byte` and `body` together: by default 25 s, below the 30 s that a read of the mount may take.
@@ -135,22 +138,15 @@ impl Web {
         Ok(Self { authorization, redirects, ..web })
     }
 
-    /// The server at an address of this link. It is not believed to say where else to go: no redirect is followed.
-    pub(super) fn neighbour(addr: SocketAddr, patience: Patience) -> Result<Self, Error> {
+    /// The server at an address of this link, asked by [`neighbours_client`].
+    pub(super) fn neighbour(addr: SocketAddr, patience: Patience, client: &Client) -> Result<Self, Error> {
         let name: Arc<str> = format!("http://{addr}/").into();
-        // A URL cannot tell the link of an address that every link has: a name can, which is resolved here and sent to nobody but it.
-        let is_scoped = matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0);
-        let base = if is_scoped { format!("http://{SCOPED}:{}/", addr.port()) } else { name.to_string() };
+        let base = match addr {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("http://{}:{}/", scoped(&v6), v6.port()),
+            _ => name.to_string(),
+        };
         let base = Url::parse(&base).map_err(|error| bad_url(&name, &error.to_string()))?;
-        // Directly, whatever proxy the user has.
-        let client = Access::default().client(|builder| {
-            builder
-                .redirect(redirect::Policy::none())
-                .resolve(SCOPED, addr)
-                .connect_timeout(patience.connect)
-                .pool_idle_timeout(NEIGHBOUR_IDLE)
-        });
-        Self::with(client, base, name, patience)
+        Self::with(Ok(client.clone()), base, name, patience)
     }
 
     fn with(
@@ -390,6 +386,43 @@ impl Web {
 #[error("HTTP status {0}")]
 struct NotNow(StatusCode);
 
+/// The client for all neighbours. It speaks plain HTTP, so it loads no certificates, and asks directly, whatever proxy the user has. A
+/// neighbour is not believed to say where else to go: no redirect is followed.
+pub(super) fn neighbours_client(patience: Patience) -> Result<Client, reqwest::Error> {
+    Access::default().client(|builder| {
+        builder
+            .tls_certs_only([])
+            .redirect(redirect::Policy::none())
+            .dns_resolver(Scoped)
+            .connect_timeout(patience.connect)
+            .pool_idle_timeout(NEIGHBOUR_IDLE)
+    })
+}
+
+/// A URL cannot tell the link of an address that every link has. This name can; it is resolved here, and sent to nobody but the
+/// neighbour.
+fn scoped(addr: &SocketAddrV6) -> String {
+    format!("{:032x}-{}{SCOPED}", u128::from(*addr.ip()), addr.scope_id())
+}
+
+/// The address that a name stands for; the port is in the URL.
+fn unscoped(name: &str) -> Option<SocketAddr> {
+    let (ip, scope) = name.strip_suffix(SCOPED)?.split_once('-')?;
+    let ip = u128::from_str_radix(ip, 16).ok()?.into();
+    Some(SocketAddrV6::new(ip, 0, 0, scope.parse().ok()?).into())
+}
+
+/// Resolves no names but those of neighbours.
+struct Scoped;
+
+impl Resolve for Scoped {
+    fn resolve(&self, name: Name) -> Resolving {
+        let addr = unscoped(name.as_str());
+        let addrs = addr.map(|addr| Box::new(iter::once(addr)) as Addrs);
+        Box::pin(ready(addrs.ok_or_else(|| "it is no name of a neighbour".into())))
+    }
+}
+
 fn client(access: &Access, patience: Patience) -> Result<Client, reqwest::Error> {
     access.client(|builder| {
         builder
@@ -410,6 +443,21 @@ mod tests {
     use super::*;
 
     const URL: &str = "http://[::1]:1/";
+
+    #[test]
+    fn the_name_of_a_neighbour_tells_its_link() {
+        let addr = SocketAddrV6::new("fe80::1:2".parse().expect("an address"), 0, 0, 7);
+        assert_eq!(unscoped(&scoped(&addr)), Some(addr.into()));
+        let web = Web::neighbour(
+            SocketAddrV6::new(*addr.ip(), 80, 0, 7).into(),
+            Patience::default(),
+            &neighbours_client(Patience::default()).expect("a client"),
+        );
+        assert_eq!(web.expect("a URL").base.host_str(), Some(&*scoped(&addr)));
+        for name in ["host", "x-7.neighbour.invalid", "fe80-x.neighbour.invalid", ".neighbour.invalid"] {
+            assert_eq!(unscoped(name), None, "{name}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn no_request_takes_30_s_even_if_its_turn_never_comes() {

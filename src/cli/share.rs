@@ -84,7 +84,7 @@ impl ShareFlags {
 
 /// Tells neighbours that a service listens at `addr`.
 pub(super) fn announce(kind: ServiceKind, addr: SocketAddr) -> anyhow::Result<Announcement> {
-    if addr.ip().is_loopback() {
+    if addr.ip().to_canonical().is_loopback() {
         let reason = format!(
             "{addr} is for this machine alone: neighbours need another address, such as 0.0.0.0:{}",
             addr.port()
@@ -93,5 +93,5 @@ pub(super) fn announce(kind: ServiceKind, addr: SocketAddr) -> anyhow::Result<An
     }
     // By chance: it is to tell services apart, and to say nothing of this machine.
     let name = format!("erisfs {:08x}", RandomState::new().hash_one(addr) as u32);
-    Announcement::new(kind, addr.port(), &name).context("neighbours cannot be told")
+    Announcement::new(kind, addr, &name).context("neighbours cannot be told")
 }

@@ -50,7 +50,7 @@ impl BlockStore for Filled {
 pub async fn near() -> Subject {
     let shelf = Arc::new(Memory::new());
     let neighbours = [neighbour(Arc::new(Memory::new())).await, neighbour(shelf.clone()).await];
-    let lan = Lan::of(Neighbours::given(neighbours));
+    let lan = Lan::of(Neighbours::given(neighbours)).expect("a client");
     Subject::new(Arc::new(Filled { lan, shelf: Verify::new(shelf) }))
 }
 

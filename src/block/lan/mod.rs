@@ -7,13 +7,19 @@
 mod member;
 mod search;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use reqwest::Client;
+use tokio::time::Instant;
+
 use self::member::Member;
 use self::search::Search;
+use super::race::Budget;
+use super::web::neighbours_client;
 use super::{Block, BlockStore, Error, Patience, Refusal};
 use crate::eris::Reference;
 use crate::lan::{Neighbour, Neighbours, ServiceKind};
@@ -23,20 +29,26 @@ const NAME: &str = "lan:";
 /// Requests in flight: 16 blocks of 32 KiB fill 1 Gbit/s at 4 ms, and as many connections to a neighbour are not too many for it.
 const CONCURRENCY: usize = 16;
 /// How long a neighbour is waited for. Its machine is near, but it may be a small one with a disk that sleeps, and it makes readers wait
-/// their turn for 2 s. That it is late is found out long before ([`search::LATE`]).
+/// their turn for 2 s. That it is late is found out long before ([`member::LATE`]).
 const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(1),
     first_byte: Duration::from_secs(4),
     stall: Duration::from_secs(2),
     body: Duration::from_secs(4),
 };
+/// For how long it is remembered how a neighbour did that has gone. Whoever comes back at another port is no stranger.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// How many of those are remembered: twice as many as there can be neighbours.
+const MOST_GONE: usize = 64;
 
 /// The neighbours' blocks as one store. Without a neighbour every block is absent; in the first 1.5 s after the store was opened, a
 /// request waits until one is found.
 #[derive(Debug)]
 pub struct Lan {
     neighbours: Arc<Neighbours>,
+    client: Client,
     known: Mutex<Known>,
+    budget: Mutex<Budget>,
 }
 
 /// The neighbours as they were when it was last looked.
@@ -44,44 +56,76 @@ pub struct Lan {
 struct Known {
     heard: Arc<[Neighbour]>,
     members: Vec<Arc<Member>>,
+    /// Those that have gone, and when, the last one last.
+    gone: VecDeque<(Instant, Arc<Member>)>,
+}
+
+impl Known {
+    fn learn(&mut self, heard: Arc<[Neighbour]>, client: &Client) {
+        let now = Instant::now();
+        let is_there = |member: &Arc<Member>| heard.iter().any(|neighbour| neighbour.addr == member.addr());
+        let (mut here, gone): (Vec<_>, Vec<_>) = self.members.drain(..).partition(is_there);
+        self.gone.extend(gone.into_iter().map(|member| (now, member)));
+        self.gone.retain(|(since, _)| now - *since < REMEMBERED);
+        self.gone.drain(..self.gone.len().saturating_sub(MOST_GONE));
+        for neighbour in heard.iter() {
+            if let Some(member) = here.iter().find(|member| member.addr() == neighbour.addr) {
+                member.renew(neighbour);
+                continue;
+            }
+            let mut gone = self.gone.iter().rev().map(|(_, member)| member);
+            let member = match gone.clone().find(|member| member.addr() == neighbour.addr) {
+                Some(member) => {
+                    member.renew(neighbour);
+                    Some(member.clone())
+                }
+                None => {
+                    let before = gone.find(|member| member.addr().ip() == neighbour.addr.ip());
+                    Member::new(neighbour.clone(), client, before.map(|member| &**member)).map(Arc::new)
+                }
+            };
+            here.extend(member);
+        }
+        self.gone.retain(|(_, member)| here.iter().all(|here| here.addr() != member.addr()));
+        (self.members, self.heard) = (here, heard);
+    }
 }
 
 impl Lan {
     /// Listens for neighbours from now on. Needs no runtime.
     pub fn browse() -> Result<Self, Error> {
-        let neighbours = Neighbours::browse(ServiceKind::EriBlocks);
-        Ok(Self::of(neighbours.map_err(|error| Error::Unavailable {
-            reference: None,
-            store: NAME.into(),
-            retry_after: None,
-            source: Arc::new(error),
-        })?))
+        Self::of(Neighbours::browse(ServiceKind::EriBlocks).map_err(|error| unavailable(Arc::new(error)))?)
     }
 
     /// The blocks of these neighbours.
-    pub fn of(neighbours: Arc<Neighbours>) -> Self {
-        Self { neighbours, known: Mutex::default() }
+    pub fn of(neighbours: Arc<Neighbours>) -> Result<Self, Error> {
+        let client = neighbours_client(PATIENCE).map_err(|error| unavailable(Arc::new(error)))?;
+        Ok(Self { neighbours, client, known: Mutex::default(), budget: Mutex::default() })
     }
 
-    /// Those that are there now. What is known of one is kept as long as it stays where it is.
+    /// Those that are there now. What is known of one is kept as long as it stays where it is, and for some minutes.
     fn members(&self) -> Vec<Arc<Member>> {
         let heard = self.neighbours.list();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&known.heard, &heard) {
-            let member = |neighbour: &Neighbour| {
-                let before = known.members.iter().find(|member| member.addr() == neighbour.addr);
-                before.cloned().or_else(|| Member::new(neighbour.clone()).map(Arc::new))
-            };
-            known.members = heard.iter().filter_map(member).collect();
-            known.heard = heard;
+            known.learn(heard, &self.client);
         }
         known.members.clone()
     }
 
-    async fn search(&self) -> Search<'_> {
+    async fn search(&self, reference: &Reference) -> Search<'_> {
         self.neighbours.first_heard().await;
-        Search::new(&self.neighbours, self.members())
+        Search {
+            neighbours: &self.neighbours,
+            budget: &self.budget,
+            members: self.members(),
+            reference: *reference,
+        }
     }
+}
+
+fn unavailable(source: super::error::Source) -> Error {
+    Error::Unavailable { reference: None, store: NAME.into(), retry_after: None, source }
 }
 
 #[async_trait]
@@ -91,11 +135,11 @@ impl BlockStore for Lan {
     }
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
-        self.search().await.get(reference).await
+        self.search(reference).await.get().await
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        self.search().await.has(reference).await
+        self.search(reference).await.has().await
     }
 
     async fn put(&self, _: &Reference, _: Block) -> Result<(), Error> {

@@ -33,7 +33,7 @@ enum Standing {
 }
 
 /// The health of one source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Health {
     standing: Standing,
     trouble: f32,
@@ -71,17 +71,29 @@ impl Health {
         self.is_up() || self.last_good.is_some_and(|last| now - last < LATELY)
     }
 
-    /// Whether the cool-down is over and nobody is finding out yet; from now on, somebody is.
-    pub fn begin_probe(&mut self, now: Instant) -> bool {
-        let due = match self.standing {
+    /// Whether the cool-down is over and nobody is finding out yet.
+    pub fn is_due(&self, now: Instant) -> bool {
+        match self.standing {
             Standing::Up { .. } => false,
             Standing::Cooling { until, .. } => now >= until,
-            Standing::Probing { since } => now - since > PROBE_LOST,
-        };
+            Standing::Probing { since } => now.saturating_duration_since(since) > PROBE_LOST,
+        }
+    }
+
+    /// Whether the cool-down is over and nobody is finding out yet; from now on, somebody is.
+    pub fn begin_probe(&mut self, now: Instant) -> bool {
+        let due = self.is_due(now);
         if due {
             self.standing = Standing::Probing { since: now };
         }
         due
+    }
+
+    /// The probe that began then found nothing out: the next one may begin.
+    pub fn end_probe(&mut self, begun: Instant) {
+        if matches!(self.standing, Standing::Probing { since } if since == begun) {
+            self.standing = Standing::Cooling { since: begun, until: begun };
+        }
     }
 
     /// A right answer to a request made at `asked`.
@@ -184,6 +196,20 @@ mod tests {
         assert!(health.begin_probe(Instant::now()));
         health.good(Instant::now(), Instant::now());
         assert!(health.is_up());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ended_without_a_verdict_leaves_room_for_the_next() {
+        let mut health = Health::new(Instant::now());
+        fail(&mut health, 3);
+        advance(Duration::from_secs(2)).await;
+        let begun = Instant::now();
+        assert!(health.is_due(begun) && health.begin_probe(begun) && !health.is_due(begun));
+        advance(Duration::from_millis(1)).await;
+        health.end_probe(Instant::now());
+        assert!(!health.is_due(Instant::now()), "it is another's");
+        health.end_probe(begun);
+        assert!(health.begin_probe(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,14 +28,13 @@ use tokio::time::{Instant, timeout};
 use super::{Block, BlockStore, Error};
 use crate::eris::Reference;
 use batch::Batch;
-use budget::Budget;
 use places::Places;
 use reseed::Reseed;
 use source::Source;
 use want::all_failed;
 
-pub(super) use health::Health;
 pub use status::{SourceState, SourceStatus};
+pub(super) use {budget::Budget, health::Health, latency::Latencies};
 
 /// How long a source is waited for when asked whether it has a block, if another could be asked.
 const HAS: Duration = Duration::from_secs(1);

@@ -297,6 +297,8 @@ impl Source {
                 state.lacked_last = now;
                 state.health.good(asked, now);
             }
+            // The store answers; which of its parts do not is its own concern.
+            Err(Error::Partial { .. }) => state.health.good(asked, now),
             Err(error) => {
                 state.failed += 1;
                 state.last_error = Some(error.clone());

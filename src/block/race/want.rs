@@ -157,7 +157,9 @@ impl Want {
     /// Whether a source that is well, or was lately, failed by accident in this round: a new round is more likely to help than
     /// the others.
     pub fn may_come_again(&self, standings: &[Standing]) -> bool {
-        let hopeful = |f: &Failure| f.round == self.round && standings[f.source].alive && f.may_pass();
+        // What is out of reach of a source that is well is rather to be had elsewhere.
+        let by_accident = |f: &Failure| f.may_pass() && !matches!(f.error, Error::Partial { .. });
+        let hopeful = |f: &Failure| f.round == self.round && standings[f.source].alive && by_accident(f);
         self.failures.iter().any(hopeful)
     }
 

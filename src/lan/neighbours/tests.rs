@@ -1,15 +1,17 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Interface};
-use mdns_sd::ServiceInfo;
+use mdns_sd::{ServiceEvent, ServiceInfo};
 
+use super::listener::{MOST, MOST_OF_ONE};
 use super::*;
+use crate::lan::subnets::Subnets;
 
 const KIND: ServiceKind = ServiceKind::EriBlocks;
 
 fn listener() -> Listener {
     let heard = Arc::new(watch::Sender::new(Heard::default()));
-    Listener { kind: KIND, daemon: daemon().expect("mDNS"), heard, known: BTreeMap::new() }
+    Listener::new(KIND, Link::new(daemon().expect("mDNS")), heard)
 }
 
 /// This machine is 192.168.7.3 of 192.168.7.0/24.
@@ -38,7 +40,7 @@ fn removed(name: &str) -> ServiceEvent {
 
 impl Listener {
     fn hear(&mut self, event: ServiceEvent) -> Vec<String> {
-        self.take(event, &subnets());
+        self.take(event, subnets);
         self.heard.borrow().iter().map(|neighbour| format!("{} {}", neighbour.name, neighbour.addr)).collect()
     }
 }
@@ -67,30 +69,61 @@ fn a_flood_of_names_is_bounded_and_drives_nobody_out() {
     let mut listener = listener();
     listener.hear(resolved("desk", [192, 168, 7, 9], 80));
     for number in 0..1000_u16 {
-        listener.hear(resolved(&format!("flood {number}"), [192, 168, 7, 10], 1000 + number));
+        let host = 10 + (number % 200) as u8;
+        listener.hear(resolved(&format!("flood {number}"), [192, 168, 7, host], 1000 + number));
     }
     assert_eq!((listener.known.len(), listener.heard.borrow().len()), (MOST, MOST));
-    assert!(listener.known.values().any(|neighbour| neighbour.name == "desk"));
+    assert!(listener.known.values().any(|known| known.neighbour.name == "desk"));
     listener.hear(removed("flood 0"));
-    assert_eq!(listener.hear(resolved("late", [192, 168, 7, 11], 80)).len(), MOST);
+    assert_eq!(listener.hear(resolved("late", [192, 168, 7, 250], 80)).len(), MOST);
+}
+
+#[test]
+fn one_host_does_not_take_all_places() {
+    let mut listener = listener();
+    for number in 0..100_u16 {
+        listener.hear(resolved(&format!("flood {number}"), [192, 168, 7, 10], 1000 + number));
+    }
+    assert_eq!(listener.known.len(), MOST_OF_ONE);
+    assert_eq!(listener.hear(resolved("desk", [192, 168, 7, 9], 80)).len(), MOST_OF_ONE + 1);
+    // Nor by moving there.
+    assert_eq!(listener.hear(resolved("desk", [192, 168, 7, 10], 80)).len(), MOST_OF_ONE);
+}
+
+#[test]
+fn one_whose_end_was_not_heard_is_forgotten_when_it_is_not_found_again() {
+    let mut listener = listener();
+    listener.hear(resolved("ghost", [192, 168, 7, 9], 80));
+    listener.hear(resolved("desk", [192, 168, 7, 10], 80));
+    listener.browse_again();
+    listener.hear(resolved("desk", [192, 168, 7, 10], 80));
+    let now = std::time::Instant::now();
+    listener.sweep(now);
+    assert_eq!(listener.known.len(), 2, "there is time to answer");
+    listener.sweep(now + RECONFIRM);
+    let left: Vec<_> = listener.known.values().map(|known| &*known.neighbour.name).collect();
+    assert_eq!(left, ["desk"]);
+    listener.sweep(now + 10 * RECONFIRM);
+    assert_eq!(listener.known.len(), 1, "once");
 }
 
 #[test]
 fn one_that_has_many_names_is_one() {
     let mut listener = listener();
-    for number in 0..5 {
+    for number in 0..4 {
         assert_eq!(listener.hear(resolved(&format!("name {number}"), [192, 168, 7, 9], 80)).len(), 1);
     }
-    for number in 0..4 {
+    for number in 0..3 {
         assert_eq!(listener.hear(removed(&format!("name {number}"))).len(), 1);
     }
-    assert!(listener.hear(removed("name 4")).is_empty());
+    assert!(listener.hear(removed("name 3")).is_empty());
 }
 
 #[test]
 fn our_own_service_is_no_neighbour() {
     let mut listener = listener();
-    let announcement = crate::lan::Announcement::new(KIND, 40_003, "ourselves").expect("mDNS");
+    let announcement =
+        crate::lan::Announcement::new(KIND, ([0, 0, 0, 0], 40_003).into(), "ourselves").expect("mDNS");
     assert!(listener.hear(resolved("ourselves", [192, 168, 7, 3], 40_003)).is_empty());
     let other = listener.hear(resolved("another process", [192, 168, 7, 3], 40_004));
     assert_eq!(other, ["another process 192.168.7.3:40004"]);
@@ -101,7 +134,7 @@ fn our_own_service_is_no_neighbour() {
 async fn somebody_who_is_alone_knows_it_soon() {
     let neighbours = Neighbours {
         heard: Arc::new(watch::Sender::new(Heard::default())),
-        daemon: Some(daemon().expect("mDNS")),
+        link: Some(Link::new(daemon().expect("mDNS"))),
         since: Instant::now(),
     };
     let begun = Instant::now();
@@ -115,7 +148,7 @@ async fn somebody_who_is_alone_knows_it_soon() {
 async fn the_first_neighbour_ends_the_wait() {
     let neighbours = Neighbours {
         heard: Arc::new(watch::Sender::new(Heard::default())),
-        daemon: Some(daemon().expect("mDNS")),
+        link: Some(Link::new(daemon().expect("mDNS"))),
         since: Instant::now(),
     };
     let begun = Instant::now();

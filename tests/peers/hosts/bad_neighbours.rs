@@ -37,14 +37,14 @@ impl BadNeighbour {
         let (counted, netns) = (asked.clone(), host.netns.clone());
         let announcement = host.inside(move || {
             let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
+            let at = listener.local_addr().unwrap();
             thread::spawn(move || {
                 for socket in listener.incoming().flatten() {
                     let (counted, netns) = (counted.clone(), netns.clone());
                     thread::spawn(move || answer(socket, badness, &counted, &netns));
                 }
             });
-            Announcement::new(ServiceKind::EriBlocks, port, "bad").unwrap()
+            Announcement::new(ServiceKind::EriBlocks, at, "bad").unwrap()
         });
         BadNeighbour { asked, _announcement: announcement }
     }
@@ -88,7 +88,10 @@ fn reads_everything_beside(badness: Badness) {
     let (took, asked) = (begun.elapsed(), bad.asked.load(Ordering::Relaxed));
     eprintln!("beside one that {badness:?}: {took:?}, and it was asked {asked} times");
     assert!(asked > 0, "it was never asked");
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    // Two seconds, on a machine that is seven times as slow.
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    // Requests in flight, and now and then one to find out whether it has mended.
+    assert!(asked < 200, "{asked} of 2,200 files");
 }
 
 #[test]
