@@ -46,7 +46,8 @@ pub struct Neighbours {
     heard: Arc<watch::Sender<Heard>>,
     /// None where the neighbours are given.
     link: Option<Arc<Link>>,
-    since: Instant,
+    /// Until when somebody may be heard for the first time.
+    first_until: Instant,
 }
 
 /// What is shared with the thread that listens.
@@ -82,14 +83,14 @@ impl Neighbours {
         let thread = thread::Builder::new().name("neighbours".into());
         let spawned = thread.spawn(move || listener.run(events));
         spawned.map_err(|error| Error::Mdns { reason: error.to_string() })?;
-        Ok(Arc::new(Self { heard, link: Some(link), since: Instant::now() }))
+        Ok(Arc::new(Self { heard, link: Some(link), first_until: Instant::now() + FIRST_ANSWERS }))
     }
 
     /// Neighbours that are known beforehand and stay: nobody is listened to.
     pub fn given(addrs: impl IntoIterator<Item = SocketAddr>) -> Arc<Self> {
         let given = |addr: SocketAddr| Neighbour { name: addr.to_string(), addr, full_name: String::new() };
         let heard = Arc::new(watch::Sender::new(addrs.into_iter().map(given).collect()));
-        Arc::new(Self { heard, link: None, since: Instant::now() })
+        Arc::new(Self { heard, link: None, first_until: Instant::now() })
     }
 
     /// Those that are there now, in no order.
@@ -105,11 +106,22 @@ impl Neighbours {
     /// Returns once somebody has been heard, or nobody for so long after the beginning (1.5 s) that there is nobody. Inside a tokio runtime.
     pub async fn first_heard(&self) {
         let mut heard = self.changed();
-        if !heard.borrow_and_update().is_empty() || self.link.is_none() {
+        if !heard.borrow_and_update().is_empty() || Instant::now() >= self.first_until {
             return;
         }
         // That the time is up is an answer, too; the sender lives as long as this.
-        let _ = timeout_at(self.since + FIRST_ANSWERS, heard.wait_for(|heard| !heard.is_empty())).await;
+        let _ = timeout_at(self.first_until, heard.wait_for(|heard| !heard.is_empty())).await;
+    }
+
+    /// Whether there are others than `known`, or will be before the time is up in which somebody may be heard for the first time. Later it
+    /// is false at once. Inside a tokio runtime.
+    pub async fn first_heard_others(&self, known: &Heard) -> bool {
+        if Instant::now() >= self.first_until {
+            return false;
+        }
+        let mut heard = self.changed();
+        let others = heard.wait_for(|heard| !Arc::ptr_eq(heard, known));
+        timeout_at(self.first_until, others).await.is_ok_and(|heard| heard.is_ok())
     }
 
     /// Says that a neighbour did not answer: unless it confirms its announcement within 3 s, it is forgotten.
@@ -120,6 +132,13 @@ impl Neighbours {
             // A full queue is no harm: who is still silent will be doubted again.
             let _ = daemon.verify(neighbour.full_name.clone(), RECONFIRM);
         }
+    }
+
+    /// Nobody yet, but as if it were listened for so long.
+    #[cfg(test)]
+    pub(crate) fn expected(within: Duration) -> Arc<Self> {
+        let heard = Arc::new(watch::Sender::new(Heard::default()));
+        Arc::new(Self { heard, link: None, first_until: Instant::now() + within })
     }
 
     /// Replaces those that were given.

@@ -41,8 +41,11 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// How many of those are remembered: twice as many as there can be neighbours.
 const MOST_GONE: usize = 64;
 
-/// The neighbours' blocks as one store. Without a neighbour every block is absent; in the first 1.5 s after the store was opened, a
-/// request waits until one is found.
+/// A neighbour that has gone may come back within this time, as one does that is started anew: what nobody else has is not absent yet.
+const BACK: Duration = Duration::from_secs(6);
+
+/// The neighbours' blocks as one store. Without a neighbour every block is absent; in the first 1.5 s after the store was opened, what
+/// none of those has who were found is asked of who is found next.
 #[derive(Debug)]
 pub struct Lan {
     neighbours: Arc<Neighbours>,
@@ -113,14 +116,35 @@ impl Lan {
         known.members.clone()
     }
 
-    async fn search(&self, reference: &Reference) -> Search<'_> {
+    /// Asks those that are there; before it is known who is there, also those that are heard meanwhile.
+    async fn search<T>(
+        &self,
+        reference: &Reference,
+        ask: impl AsyncFn(Search<'_>) -> Result<T, Error>,
+        is_answer: impl Fn(&Result<T, Error>) -> bool,
+    ) -> Result<T, Error> {
         self.neighbours.first_heard().await;
-        Search {
-            neighbours: &self.neighbours,
-            budget: &self.budget,
-            members: self.members(),
-            reference: *reference,
+        loop {
+            let heard = self.neighbours.list();
+            let members = self.members();
+            let search = Search {
+                neighbours: &self.neighbours,
+                budget: &self.budget,
+                members,
+                has_lost: self.has_lost(),
+                reference: *reference,
+            };
+            let answer = ask(search).await;
+            if is_answer(&answer) || !self.neighbours.first_heard_others(&heard).await {
+                return answer;
+            }
         }
+    }
+
+    /// Whether somebody has gone a moment ago.
+    fn has_lost(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.gone.back().is_some_and(|(since, _)| since.elapsed() < BACK)
     }
 }
 
@@ -135,11 +159,12 @@ impl BlockStore for Lan {
     }
 
     async fn get(&self, reference: &Reference) -> Result<Block, Error> {
-        self.search(reference).await.get().await
+        self.search(reference, async |search| search.get().await, Result::is_ok).await
     }
 
     async fn has(&self, reference: &Reference) -> Result<bool, Error> {
-        self.search(reference).await.has().await
+        let is_answer = |answer: &Result<bool, Error>| matches!(answer, Ok(true));
+        self.search(reference, async |search| search.has().await, is_answer).await
     }
 
     async fn put(&self, _: &Reference, _: Block) -> Result<(), Error> {

@@ -25,8 +25,15 @@ pub struct Search<'a> {
     /// What blocks that are asked for twice are paid from.
     pub budget: &'a Mutex<Budget>,
     pub members: Vec<Arc<Member>>,
+    /// Somebody has gone a moment ago, and may come back.
+    pub has_lost: bool,
     pub reference: Reference,
 }
+
+/// Why a block is not absent that nobody has.
+#[derive(Debug, thiserror::Error)]
+#[error("a neighbour has gone a moment ago")]
+struct Gone;
 
 /// A request for the block itself.
 struct Asked {
@@ -149,6 +156,7 @@ impl Search<'_> {
             }
         });
         match failure.or(doubtful) {
+            None if self.has_lost => Error::Partial { reference, store, source: Arc::new(Gone) },
             None => Error::NotFound { reference, store },
             Some(source) => Error::Partial { reference, store, source: Arc::new(source) },
         }

@@ -435,7 +435,35 @@ async fn neighbours_come_and_go() {
     neighbours.tell([peer.addr]);
     assert_eq!(get(&lan, &block(1)).await.unwrap(), block(1));
     neighbours.tell([]);
-    assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
+    let error = get(&lan, &block(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Partial { .. }), "one that is started anew has them still: {error}");
     assert_eq!(peer.seen.gets.load(Relaxed), 1);
     assert!(Verify::new(Arc::new(lan)).is_remote());
+}
+
+#[tokio::test]
+async fn while_neighbours_are_still_being_found_the_first_one_does_not_decide() {
+    let (without, with) =
+        (Peer::start(&[], Manner::Honest).await, Peer::start(&[block(1)], Manner::Honest).await);
+    let neighbours = Neighbours::expected(Duration::from_secs(60));
+    let lan = of(neighbours.clone());
+    let wanted = block(1);
+    let finding = async {
+        neighbours.tell([without.addr]);
+        while without.asked() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        neighbours.tell([without.addr, with.addr]);
+    };
+    assert_eq!(tokio::join!(get(&lan, &wanted), finding).0.unwrap(), wanted);
+}
+
+#[tokio::test]
+async fn once_the_time_to_be_found_is_up_absence_is_an_answer() {
+    let neighbours = Neighbours::expected(Duration::from_millis(200));
+    let without = Peer::start(&[], Manner::Honest).await;
+    neighbours.tell([without.addr]);
+    let lan = of(neighbours);
+    assert!(matches!(get(&lan, &block(1)).await, Err(Error::NotFound { .. })));
+    assert!(!lan.has(&reference_of(&block(1))).await.unwrap());
 }

@@ -132,11 +132,7 @@ fn our_own_service_is_no_neighbour() {
 
 #[tokio::test(start_paused = true)]
 async fn somebody_who_is_alone_knows_it_soon() {
-    let neighbours = Neighbours {
-        heard: Arc::new(watch::Sender::new(Heard::default())),
-        link: Some(Link::new(daemon().expect("mDNS"))),
-        since: Instant::now(),
-    };
+    let neighbours = Neighbours::expected(FIRST_ANSWERS);
     let begun = Instant::now();
     neighbours.first_heard().await;
     assert_eq!(begun.elapsed(), FIRST_ANSWERS);
@@ -146,11 +142,7 @@ async fn somebody_who_is_alone_knows_it_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_neighbour_ends_the_wait() {
-    let neighbours = Neighbours {
-        heard: Arc::new(watch::Sender::new(Heard::default())),
-        link: Some(Link::new(daemon().expect("mDNS"))),
-        since: Instant::now(),
-    };
+    let neighbours = Neighbours::expected(FIRST_ANSWERS);
     let begun = Instant::now();
     let comes = async {
         tokio::time::sleep(FIRST_ANSWERS / 4).await;
