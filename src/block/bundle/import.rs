@@ -183,8 +183,11 @@ impl Through {
             match self.read_one(&mut scan) {
                 Ok(None) => return Ok(true),
                 Ok(Some(read)) => found.push(read),
-                Err(Stop::Io(_)) => {
+                Err(Stop::Io(error)) => {
                     scan = Scan::new(&file, self.outline.entries_end)?;
+                    if scan.at_end_of_map(&self.outline)? {
+                        return Err(error.into());
+                    }
                     found.push((scan.step(&mut self.outline)?, None));
                 }
                 Err(stop) => return Err(scan.or_blank(stop)),

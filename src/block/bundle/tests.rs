@@ -218,7 +218,7 @@ async fn nesting_that_would_never_end_is_refused() {
 
 #[tokio::test]
 async fn items_behind_the_blocks_that_would_never_end_are_refused() {
-    let bytes = [b"\x9f\xbf\xff".to_vec(), vec![0; 2 << 20]].concat();
+    let bytes = [b"\x9f\xbf\xff".to_vec(), vec![1; 2 << 20]].concat();
     let (_folder, bundle) = written(&bytes);
     let damage = bundle.contents().await.expect("it begins as a bundle").1;
     assert!(matches!(damage, Some(Damage::Unexpected { at, .. }) if at < 2 << 20), "{damage:?}");
@@ -356,8 +356,8 @@ async fn a_file_whose_end_is_blank_is_mended_by_a_put() {
             holds(&bundle, &blocks).await;
         }
     }
-    // Something that is no zero, and it is somebody else's.
-    let (_folder, bundle) = written(&[&bytes[..40_000], &[0; 5000], &[1; 10]].concat());
+    // Behind the first block; at the end is something that is no zero, so it is somebody else's.
+    let (_folder, bundle) = written(&[&bytes[..10 + 37 + 32_768], &[0; 5000], &[1; 10]].concat());
     bundle.put_many(blocks).await.expect_err("it is damaged inside");
 }
 
