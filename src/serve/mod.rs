@@ -11,6 +11,7 @@ mod blocks;
 mod body;
 mod budget;
 mod checked;
+mod listener;
 mod range;
 mod room;
 mod route;
@@ -51,6 +52,7 @@ use binary_cache::BinaryCache;
 use blocks::Blocks;
 use body::{Body, Payload};
 use budget::Budget;
+use listener::bind;
 use route::Route;
 use share::Shared;
 
@@ -180,7 +182,7 @@ impl Server {
     }
 
     async fn listen(addr: impl ToSocketAddrs, site: impl FnOnce(SocketAddr) -> Site) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
+        let listener = bind(addr).await?;
         let local_addr = listener.local_addr()?;
         Ok(Server { listener, local_addr, site: Arc::new(site(local_addr)) })
     }
