@@ -19,7 +19,7 @@ impl Observer for Unobserved {
     fn observe(&self, _: Event) {}
 }
 
-/// A content of which no two blocks are alike, in blocks of 1 KiB: 16 references a node. Its blocks in the order of encoding: the
+/// A content of which no two blocks are alike as long as it has less than 2 MiB, in blocks of 1 KiB: 16 references a node. Its blocks in the order of encoding: the
 /// root is the last.
 fn content(length: usize) -> (Arc<Memory>, ReadCapability, Vec<Reference>) {
     let blocks = Arc::new(Memory::new());
@@ -306,18 +306,18 @@ async fn a_copy_that_goes_on_reads_no_nodes_from_the_source_that_are_here() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_blocks_beside_a_silent_source_do_not_end_the_copy() {
-    let (blocks, capability, order) = content(5_000_000);
+    let (blocks, capability, order) = content(2_000_000);
     let (leaves, _) = tree(&blocks, capability).await;
     let (lacking, away) = (Arc::new(Fault::new(blocks.clone())), Arc::new(Fault::new(blocks)));
-    leaves[..2000].iter().for_each(|leaf| lacking.set(*leaf, Faulty::Missing));
+    leaves[..1200].iter().for_each(|leaf| lacking.set(*leaf, Faulty::Missing));
     away.set_all(Faulty::Unavailable);
     let folder = tempfile::tempdir().unwrap();
     let to: Arc<dyn BlockStore> = Arc::new(Dir::new(folder.path()));
     // As in the command, what one target has another may lack.
     let from = Arc::new(Race::new(vec![lacking, away, to.clone()]));
     let seeded = copy(from, &[to], capability).await;
-    assert!(seeded.outage && seeded.losses[0].blocks == 2000, "{:?}", seeded.losses);
-    assert_eq!(seeded.targets[0].put as usize, order.len() - 2000);
+    assert!(seeded.outage && seeded.losses[0].blocks == 1200, "{:?}", seeded.losses);
+    assert_eq!(seeded.targets[0].put as usize, order.len() - 1200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,10 +334,14 @@ async fn that_a_target_lacks_a_block_is_no_answer_of_a_source() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_come_leaves_only_the_places_below_it_unknown() {
-    let (blocks, capability, _) = content(5_000_000);
+    let (blocks, capability, _) = content(2_000_000);
     let (_, nodes) = tree(&blocks, capability).await;
-    // It is above 256 of 4,883 leaves: of 250 places about 13.
-    let audited = look(&[faulty(&blocks, nodes[2], Faulty::Unavailable)], capability, Some(250)).await;
-    assert_eq!((audited.asked, audited.lost, audited.fault.as_deref()), (250, 0, None));
+    // It is above 256 of 1,954 leaves: of 100 places about 13.
+    let store = faulty(&blocks, nodes[1], Faulty::Unavailable);
+    let (subjects, settings) =
+        (vec![Subject::content(capability)], AuditSettings { sample: Some(100), ..AuditSettings::default() });
+    let report = audit(vec![store.clone()], store, subjects, settings, Arc::new(Unobserved)).await;
+    let audited = &report.contents[0];
+    assert_eq!((audited.asked, audited.lost, audited.fault.as_deref()), (100, 0, None));
     assert!((1..32).contains(&audited.unknown), "{}", audited.unknown);
 }
