@@ -4,12 +4,11 @@
 //! lead there, and what that says of the rest is stated with its confidence. A store's word is believed here.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::{StreamExt, future, stream};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -134,19 +133,34 @@ struct Witness {
     turns: Semaphore,
     /// Failures in a row.
     failures: AtomicU32,
-    reason: Mutex<Option<String>>,
+    /// Why it is not asked any more.
+    reason: OnceLock<String>,
 }
 
 impl Witness {
     fn new(store: Arc<dyn BlockStore>) -> Self {
         let turns = Semaphore::new(store.concurrency().max(1));
-        Witness { store, turns, failures: AtomicU32::new(0), reason: Mutex::default() }
+        Witness { store, turns, failures: AtomicU32::new(0), reason: OnceLock::new() }
+    }
+
+    /// Whether it has each of the blocks; those it does not say it of are asked after once more in the end.
+    async fn have(&self, references: &[Reference]) -> Vec<Option<bool>> {
+        let mut answers = vec![None; references.len()];
+        for _ in 0..2 {
+            let open = (0..answers.len()).filter(|row| answers[*row].is_none());
+            let asked = open.map(|row| async move { (row, self.has(&references[row]).await) });
+            // The turns of the store bound what is under way.
+            let asked = stream::iter(asked.collect::<Vec<_>>());
+            let said: Vec<_> = asked.buffer_unordered(self.store.concurrency().max(1)).collect().await;
+            said.into_iter().for_each(|(row, answer)| answers[row] = answer);
+        }
+        answers
     }
 
     /// Whether it has the block; `None` if it does not say.
     async fn has(&self, reference: &Reference) -> Option<bool> {
         let _turn = self.turns.acquire().await.expect("it is never closed");
-        if self.failures.load(Relaxed) >= PATIENCE {
+        if self.reason.get().is_some() {
             return None;
         }
         match self.store.has(reference).await {
@@ -157,7 +171,7 @@ impl Witness {
             Err(error) => {
                 tracing::debug!("{error}");
                 if self.failures.fetch_add(1, Relaxed) + 1 >= PATIENCE {
-                    self.reason.lock().expect("no panic while held").get_or_insert_with(|| error.to_string());
+                    self.reason.get_or_init(|| error.to_string());
                 }
                 None
             }
@@ -176,11 +190,7 @@ struct Panel {
 impl Panel {
     /// What each store says of each block.
     async fn ask(&self, references: Vec<Reference>) -> Vec<(Reference, Answers)> {
-        let columns = self.witnesses.iter().map(|witness| {
-            let answers = references.iter().map(|reference| witness.has(reference));
-            // The turns of the store bound what is under way.
-            stream::iter(answers).buffered(witness.store.concurrency().max(1)).collect::<Vec<_>>()
-        });
+        let columns = self.witnesses.iter().map(|witness| witness.have(&references));
         let columns = future::join_all(columns).await;
         let rows = references.iter().enumerate();
         rows.map(|(row, reference)| (*reference, columns.iter().map(|column| column[row]).collect()))
@@ -194,10 +204,8 @@ impl Panel {
     }
 
     fn silent(&self) -> Vec<(String, String)> {
-        let reason = |witness: &Witness| {
-            let reason = witness.reason.lock().expect("no panic while held").clone()?;
-            Some((witness.store.name().to_owned(), reason))
-        };
+        let reason =
+            |witness: &Witness| Some((witness.store.name().to_owned(), witness.reason.get()?.clone()));
         self.witnesses.iter().filter_map(reason).collect()
     }
 }
@@ -214,18 +222,21 @@ async fn look(
     match opened {
         Ok(opening) => {
             let content = &opening.content;
-            audited.bytes = if opening.estimated { subject.announced.unwrap_or(0) } else { content.length() };
-            audited.estimated = opening.estimated;
+            audited.estimated = opening.end.is_some();
+            audited.bytes = if audited.estimated { subject.announced.unwrap_or(0) } else { content.length() };
             let announced = subject.announced.unwrap_or(0);
             observer.observe(Event::Opened { announced, bytes: audited.bytes });
             let leaves = content.length().div_ceil(subject.capability.block_size.bytes() as u64);
             match settings.sample {
-                Some(sample) if leaves > sample && !opening.estimated => {
+                Some(sample) if leaves > sample => {
                     audited.sample_of = Some(leaves);
-                    audited.sample(panel, content, choose(leaves, sample), settings.wait).await;
+                    audited.sample(panel, &opening, choose(leaves, sample), settings.wait).await;
                     observer.observe(Event::Fetched { bytes: audited.bytes });
                 }
                 _ => audited.walk(panel, &opening, settings.wait, observer).await,
+            }
+            if opening.end.is_some() {
+                audited.lost = audited.lost.max(1);
             }
         }
         Err(error) if is_lost(&error) => {
@@ -253,44 +264,69 @@ impl Audited {
             references.extend(leaves.iter().map(|leaf| leaf.reference));
             references.extend(lost.iter().map(|lost| lost.reference));
             references.retain(|reference| met.insert(*reference));
-            self.count(panel.ask(references).await);
+            let gone = lost.iter().filter(|lost| is_lost(&lost.error)).map(|lost| lost.reference);
+            let gone: HashSet<_> = gone.chain(opening.end.as_ref().map(|end| end.reference)).collect();
+            let mut answers = panel.ask(references).await;
+            overrule(answers.iter_mut().map(|(reference, answers)| (&*reference, answers)), &gone);
+            self.count(answers);
             for Lost { blocks, error, .. } in lost {
-                self.lose_below(blocks.saturating_sub(1), &error);
+                // There is no node without a block below.
+                self.lose_below(blocks.saturating_sub(1).max(1), &error);
             }
             observer.observe(Event::Fetched { bytes });
         }
     }
 
     /// Looks at some leaves, each with the nodes that lead there.
-    async fn sample(&mut self, panel: &Panel, content: &Arc<Content>, leaves: Vec<u64>, wait: Duration) {
+    async fn sample(&mut self, panel: &Panel, opening: &Opening, leaves: Vec<u64>, wait: Duration) {
+        let content = &opening.content;
         let size = content.capability().block_size.bytes() as u64;
         let descents = leaves.into_iter().map(async |leaf| descend(content, leaf * size, wait).await);
-        let paths = stream::iter(descents).buffered(DESCENTS).try_collect::<Vec<Vec<Reference>>>().await;
-        let paths = match paths {
-            Ok(paths) => paths,
-            Err(error) => {
-                self.fault = Some(error.to_string());
-                return;
+        let mut descents = stream::iter(descents).buffered(DESCENTS);
+        let (mut paths, mut failures) = (Vec::new(), 0);
+        while let Some(path) = descents.next().await {
+            match &path.leads {
+                Leads::Late(error) => {
+                    failures += 1;
+                    if failures == PATIENCE {
+                        self.fault = Some(error.to_string());
+                        break;
+                    }
+                }
+                _ => failures = 0,
             }
-        };
-        let references: HashSet<_> = paths.iter().flatten().copied().collect();
-        let answers: HashMap<_, _> = panel.ask(references.into_iter().collect()).await.into_iter().collect();
+            // Where the length is not known, places were chosen that the content does not have.
+            if !matches!(path.leads, Leads::Outside) {
+                paths.push(path);
+            }
+        }
+        drop(descents);
+        let references: HashSet<_> = paths.iter().flat_map(|path| &path.blocks).copied().collect();
+        let mut answers: HashMap<_, _> =
+            panel.ask(references.into_iter().collect()).await.into_iter().collect();
+        let gone = paths.iter().filter_map(|path| match path.leads {
+            Leads::Lost(reference) => Some(reference),
+            _ => None,
+        });
+        let gone: HashSet<_> = gone.chain(opening.end.as_ref().map(|end| end.reference)).collect();
+        overrule(answers.iter_mut(), &gone);
         for (reference, answers) in &answers {
             self.tell(reference, answers);
         }
-        for path in &paths {
+        for Path { blocks, leads } in &paths {
             self.asked += 1;
-            let of_path = || path.iter().map(|reference| &answers[reference]);
+            let of_path = || blocks.iter().map(|reference| &answers[reference]);
+            let is_late = matches!(leads, Leads::Late(_));
             for (place, lacking) in self.stores.iter_mut().enumerate() {
                 if of_path().any(|answers| answers[place] == Some(false)) {
                     lacking.missing += 1;
-                } else if of_path().any(|answers| answers[place].is_none()) {
+                } else if is_late || of_path().any(|answers| answers[place].is_none()) {
                     lacking.unanswered += 1;
                 }
             }
             if of_path().any(is_nowhere) {
                 self.lost += 1;
-            } else if !of_path().all(is_somewhere) {
+            } else if is_late || !of_path().all(is_somewhere) {
                 self.unknown += 1;
             }
         }
@@ -341,26 +377,47 @@ impl Audited {
     }
 }
 
+/// The blocks that lead to a place in the content, as far as they are known.
+struct Path {
+    blocks: Vec<Reference>,
+    leads: Leads,
+}
+
+/// Where a path leads.
+enum Leads {
+    /// To a leaf.
+    ToLeaf,
+    /// Beyond the end of the content.
+    Outside,
+    /// To a node that no store gives.
+    Lost(Reference),
+    /// To a node that did not come for another reason.
+    Late(content::Error),
+}
+
 /// The blocks that lead to the byte at `offset`, and the one that holds it.
-async fn descend(
-    content: &Arc<Content>,
-    offset: u64,
-    wait: Duration,
-) -> Result<Vec<Reference>, content::Error> {
-    let mut path = Vec::new();
+async fn descend(content: &Arc<Content>, offset: u64, wait: Duration) -> Path {
+    let (mut blocks, mut leads) = (Vec::new(), Leads::Outside);
     let mut inventory = content.inventory(offset..offset + 1);
     while let Some(Batch { nodes, leaves, lost }) = inventory.next(Deadline::after(wait)).await {
-        path.extend(nodes);
-        path.extend(leaves.iter().map(|leaf| leaf.reference));
+        blocks.extend(nodes);
+        if !leaves.is_empty() {
+            blocks.extend(leaves.iter().map(|leaf| leaf.reference));
+            leads = Leads::ToLeaf;
+        }
         for lost in lost {
-            match is_lost(&lost.error) {
-                // The stores are asked for it, and say so.
-                true => path.push(lost.reference),
-                false => return Err(lost.error),
-            }
+            blocks.push(lost.reference);
+            leads = if is_lost(&lost.error) { Leads::Lost(lost.reference) } else { Leads::Late(lost.error) };
         }
     }
-    Ok(path)
+    Path { blocks, leads }
+}
+
+/// Of a block that no store gave when it was wanted, what they say is that they have it spoiled, at the best.
+fn overrule<'a>(answers: impl Iterator<Item = (&'a Reference, &'a mut Answers)>, gone: &HashSet<Reference>) {
+    answers
+        .filter(|(reference, _)| gone.contains(reference))
+        .for_each(|(_, answers)| answers.fill(Some(false)));
 }
 
 /// Whether every store said that it lacks the block.

@@ -4,24 +4,26 @@
 //! whoever asked has left.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{self, BoxFuture, Shared};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
-use super::anew::Anew;
+use super::anew::{Anew, NotMade};
+use super::seed::carry;
 use super::{SeedSettings, Seeded, Subject, WAIT, seed};
-use crate::block::{BlockStore, Every};
+use crate::block::BlockStore;
 use crate::content::Deadline;
+use crate::eris::ReadCapability;
 use crate::offline::{Event, Observer};
 use crate::store::HashPart;
-use crate::tree::{Expected, Tree};
+use crate::tree::{Expected, Resolved, Tree};
 
 /// Paths that are worked on at a time: each has some tens of megabytes in flight.
 const AT_ONCE: usize = 2;
@@ -31,6 +33,12 @@ const QUEUE: usize = 16;
 const REMEMBERED: usize = 256;
 /// For how long: whoever was told to come back should find the outcome, and later the stores are to be asked again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// The same for what may work at another time: only those who were told to come back, after 5 s, should find it.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+/// How long a content that nobody vouches for may take to be hashed.
+const HASHING: Duration = Duration::from_secs(600);
+/// What is told where a target refuses or fails.
+const NOT_PUT: &str = "the block stores of this server take no blocks now";
 
 /// Keeps store paths available in some block stores.
 #[derive(Debug)]
@@ -50,17 +58,47 @@ struct Work {
 #[derive(Debug)]
 struct Job {
     outcome: Shared<BoxFuture<'static, Arc<Outcome>>>,
-    task: AbortHandle,
-    begun: Instant,
+    ended: Arc<OnceLock<Ended>>,
     /// Ends the work when it is dropped.
     _wanted: oneshot::Sender<()>,
 }
 
+/// When the work on a path ended, and how long its outcome is remembered.
+#[derive(Debug)]
+struct Ended {
+    at: Instant,
+    remembered_for: Duration,
+}
+
 impl Job {
+    /// Begins `work`, which ends when nobody wants it any more. Inside a runtime only.
+    fn begin(work: impl Future<Output = Outcome> + Send + 'static, wanted: oneshot::Sender<()>) -> Self {
+        let ended = Arc::new(OnceLock::new());
+        let end = ended.clone();
+        let running = tokio::spawn(async move {
+            let outcome = work.await;
+            let is_failed = matches!(outcome, Outcome::Failed { .. });
+            let remembered_for = if is_failed { FAILED_FOR } else { REMEMBERED_FOR };
+            end.get_or_init(|| Ended { at: Instant::now(), remembered_for });
+            outcome
+        });
+        let outcome = running.map(|done| Arc::new(done.unwrap_or_else(internal_error)));
+        Job { outcome: outcome.boxed().shared(), ended, _wanted: wanted }
+    }
+
+    fn is_done(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// Whether the outcome is known, and for so long that it may have changed.
     fn is_stale(&self) -> bool {
-        self.task.is_finished() && self.begun.elapsed() > REMEMBERED_FOR
+        self.ended.get().is_some_and(|ended| ended.at.elapsed() > ended.remembered_for)
     }
+}
+
+fn internal_error(error: JoinError) -> Outcome {
+    tracing::error!("{error}");
+    Outcome::Failed { reason: "internal error".into() }
 }
 
 /// How it stands with a path that was asked for.
@@ -84,7 +122,7 @@ pub enum Outcome {
         path: String,
         /// Blocks that were looked at.
         blocks: u64,
-        /// Blocks that were put, where it was copied.
+        /// Blocks that were put.
         put: u64,
         /// Whether it had to be made again from the NAR.
         anew: bool,
@@ -102,6 +140,9 @@ pub enum Outcome {
         path: String,
         /// How many, at the least.
         blocks: u64,
+        /// Whether a source gave no answer, so that they may only be out of reach.
+        #[serde(skip)]
+        outage: bool,
     },
     /// It may work at another time.
     Failed {
@@ -130,35 +171,28 @@ impl Keeper {
         if let Some(job) = jobs.get(&hash_part) {
             return Some(job.outcome.clone());
         }
-        if jobs.values().filter(|job| !job.task.is_finished()).count() >= QUEUE {
+        if jobs.values().filter(|job| !job.is_done()).count() >= QUEUE {
             return None;
         }
         if jobs.len() >= REMEMBERED {
-            let done = jobs.iter().filter(|(_, job)| job.task.is_finished());
-            let oldest = done.min_by_key(|(_, job)| job.begun).map(|(hash_part, _)| *hash_part);
+            let done = jobs.iter().filter_map(|(hash_part, job)| Some((*hash_part, job.ended.get()?.at)));
+            let oldest = done.min_by_key(|(_, at)| *at).map(|(hash_part, _)| hash_part);
             oldest.and_then(|oldest| jobs.remove(&oldest));
         }
         let work = self.work.clone();
         let (wanted, unwanted) = oneshot::channel();
         let runtime = Handle::current();
         // On a thread of its own: the many references that the walks borrow are not known to be `Send`.
-        let running = tokio::task::spawn_blocking(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    outcome = work.keep(hash_part) => outcome,
-                    _ = unwanted => Outcome::Failed { reason: "the server ended".into() },
-                }
-            })
-        });
-        let task = running.abort_handle();
-        let outcome = running.map(|done| {
-            Arc::new(done.unwrap_or_else(|error| {
-                tracing::error!("{error}");
-                Outcome::Failed { reason: "internal error".into() }
-            }))
-        });
-        let outcome = outcome.boxed().shared();
-        let job = Job { outcome: outcome.clone(), task, begun: Instant::now(), _wanted: wanted };
+        let keep = async move || {
+            tokio::select! {
+                outcome = work.keep(hash_part) => outcome,
+                _ = unwanted => Outcome::Failed { reason: "the server ended".into() },
+            }
+        };
+        let running = spawn_blocking(move || runtime.block_on(keep()));
+        let running = running.map(|done| done.unwrap_or_else(internal_error));
+        let job = Job::begin(running, wanted);
+        let outcome = job.outcome.clone();
         jobs.insert(hash_part, job);
         Some(outcome)
     }
@@ -176,35 +210,106 @@ impl Work {
             }
         };
         let path = resolved.narinfo().store_path().to_string();
-        let Some((capability, Expected { form, limit, .. })) = resolved.named().find_map(Result::ok) else {
-            return Outcome::NoContent { path };
+        let contents = self.contents(&resolved).await;
+        let mut worst = Outcome::NoContent { path: path.clone() };
+        let mut lost = Vec::new();
+        for (capability, expected) in contents {
+            let limit = expected.limit;
+            let subject = Subject { name: path.clone(), capability, limit, announced: None };
+            match self.copy(&subject).await {
+                Ok(complete) => return complete,
+                Err(outcome @ Outcome::Failed { .. }) => worst = outcome,
+                Err(outcome) => lost.push((subject, expected, outcome)),
+            }
+        }
+        for (subject, Expected { form, .. }, outcome) in lost {
+            let anew = Anew { tree: self.tree.clone(), subject, resolved: resolved.clone(), form };
+            match self.make_anew(anew, outcome).await {
+                complete @ Outcome::Complete { .. } => return complete,
+                outcome => {
+                    if !matches!(worst, Outcome::Failed { .. }) {
+                        worst = outcome;
+                    }
+                }
+            }
+        }
+        worst
+    }
+
+    /// The contents that are known to hold a path: those that somebody bound to it whose word counts; others only if they were hashed to
+    /// its NAR, which is done here where there is nothing else.
+    async fn contents(&self, resolved: &Resolved) -> Vec<(ReadCapability, Expected)> {
+        let contents: Vec<_> = resolved.bound().filter_map(Result::ok).collect();
+        let unbound: Vec<_> = resolved.unbound().filter_map(Result::ok).collect();
+        let Some(substitutes) = &self.tree.sources().substitutes else { return contents };
+        if !contents.is_empty() || unbound.is_empty() {
+            return contents;
+        }
+        let hashed = async || {
+            let of = unbound.iter().map(async |(capability, expected)| {
+                let is_hashed = substitutes.is_hashed(resolved, capability, Deadline::after(WAIT)).await;
+                is_hashed.then(|| (*capability, expected.clone()))
+            });
+            future::join_all(of).await.into_iter().flatten().collect::<Vec<_>>()
         };
-        let subject = Subject { name: path.clone(), capability, limit, announced: None };
-        let from = self.tree.store().clone();
+        let known = hashed().await;
+        if !known.is_empty() {
+            return known;
+        }
+        let hash_part = resolved.narinfo().store_path().hash_part();
+        if let Err(error) = self.tree.object(hash_part, Deadline::after(HASHING)).await {
+            tracing::info!("seeding {}: {error}", resolved.narinfo().store_path());
+        }
+        hashed().await
+    }
+
+    /// Copies a content from wherever its blocks are; else what is to be told where it cannot be made again.
+    async fn copy(&self, subject: &Subject) -> Result<Outcome, Outcome> {
+        let (from, path) = (self.tree.store().clone(), subject.name.clone());
         let subjects = vec![subject.clone()];
         let seeded =
             seed(from, self.to.clone(), subjects, SeedSettings::default(), Arc::new(Unobserved)).await;
-        let Seeded { blocks, targets, losses, .. } = seeded;
+        let Seeded { blocks, targets, losses, outage, .. } = seeded;
         if let Some(failed) = targets.iter().find_map(|target| target.failure.as_ref()) {
             tracing::warn!("seeding {path}: {failed}");
-            return Outcome::Failed { reason: "the block stores of this server take no blocks now".into() };
+            return Err(Outcome::Failed { reason: NOT_PUT.into() });
         }
         let put = targets.iter().map(|target| target.put).sum();
         let Some(loss) = losses.into_iter().next() else {
-            return Outcome::Complete { path, blocks, put, anew: false };
+            return Ok(Outcome::Complete { path, blocks, put, anew: false });
         };
         tracing::info!("seeding {path}: {} blocks could not be had: {}", loss.blocks, loss.reason);
-        let every: Arc<dyn BlockStore> = Arc::new(Every::new(self.to.clone()));
-        let anew = Anew { tree: self.tree.clone(), subject, resolved, form, store: every.clone() };
-        if let Err(reason) = anew.put().await {
-            tracing::warn!("seeding {path}: {} blocks are lost: {reason}", loss.blocks);
-            return Outcome::Lost { path, blocks: loss.blocks };
-        }
-        match every.sync().await {
-            Ok(()) => Outcome::Complete { path, blocks, put, anew: true },
-            Err(error) => {
-                tracing::warn!("seeding {path}: {error}");
-                Outcome::Failed { reason: "the block stores of this server take no blocks now".into() }
+        Err(Outcome::Lost { path, blocks: loss.blocks, outage })
+    }
+
+    /// Makes a content again and copies it; else `lost`, unless that may change.
+    async fn make_anew(&self, anew: Anew, lost: Outcome) -> Outcome {
+        let path = anew.subject.name.clone();
+        let made = match anew.make().await {
+            Ok(made) => made,
+            Err(reason) => {
+                let may_pass = matches!(lost, Outcome::Lost { outage: true, .. })
+                    || matches!(reason, NotMade::Failed(_));
+                let (NotMade::Lost(reason) | NotMade::Failed(reason)) = reason;
+                tracing::warn!("seeding {path}: blocks could not be had, nor made again: {reason}");
+                return match may_pass {
+                    true => Outcome::Failed { reason: "not all that is needed can be reached now".into() },
+                    false => lost,
+                };
+            }
+        };
+        let (from, to, subjects) = (made.blocks.clone(), self.to.clone(), vec![anew.subject]);
+        let settings = SeedSettings::default();
+        // What was seen to be lost may lie spoiled in a target that says it has it.
+        let seeded = carry(from, to, subjects, settings, Arc::new(Unobserved), false).await;
+        let put = seeded.targets.iter().map(|target| target.put).sum();
+        let failure = seeded.targets.iter().find_map(|target| target.failure.as_ref());
+        let failure = failure.or(seeded.losses.first().map(|loss| &loss.reason));
+        match failure {
+            None => Outcome::Complete { path, blocks: seeded.blocks, put, anew: true },
+            Some(failure) => {
+                tracing::warn!("seeding {path}: {failure}");
+                Outcome::Failed { reason: NOT_PUT.into() }
             }
         }
     }
@@ -215,4 +320,37 @@ struct Unobserved;
 
 impl Observer for Unobserved {
     fn observe(&self, _: Event) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(outcome: Outcome, takes: Duration) -> Job {
+        let work = async move {
+            tokio::time::sleep(takes).await;
+            outcome
+        };
+        Job::begin(work, oneshot::channel().0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_took_long_is_remembered_from_its_end_on() {
+        let job = job(Outcome::Absent, Duration::from_secs(70));
+        tokio::time::sleep(Duration::from_secs(69)).await;
+        assert!(!job.is_done());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(job.is_done() && !job.is_stale());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(job.is_stale());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_forgotten_soon() {
+        let job = job(Outcome::Failed { reason: "".into() }, Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(job.is_done() && !job.is_stale());
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert!(job.is_stale());
+    }
 }

@@ -7,6 +7,7 @@
 mod anew;
 mod audit;
 mod keeper;
+mod nodes;
 mod opening;
 mod sample;
 mod seed;

@@ -5,12 +5,20 @@ use std::sync::Arc;
 use super::{NODE_BYTES, Subject};
 use crate::block::{self, BlockStore};
 use crate::content::{self, Content, Deadline, Fetch, Inventory};
+use crate::eris::Reference;
 
 /// A content that can be walked.
 pub(super) struct Opening {
     pub content: Arc<Content>,
-    /// Its length is what somebody announced, or the most that its tree can hold: the block that tells it is not there.
-    pub estimated: bool,
+    /// The block at the end of the content that is lost, so that its length is not known: the content is walked as far as it may
+    /// reach.
+    pub end: Option<LostEnd>,
+}
+
+/// The last leaf, or a node that leads there.
+pub(super) struct LostEnd {
+    pub reference: Reference,
+    pub error: content::Error,
 }
 
 impl Opening {
@@ -22,15 +30,19 @@ impl Opening {
     ) -> Result<Self, content::Error> {
         let fetch = Fetch::new(store, NODE_BYTES);
         let opened = Content::open(fetch.clone(), subject.capability, subject.limits(), deadline).await;
-        let (content, estimated) = match opened {
-            Ok(content) => (content, false),
-            Err(error) if is_lost(&error) => {
-                let length = subject.announced.unwrap_or(subject.limit);
-                (Content::open_root(fetch, subject.capability, length, deadline).await?, true)
-            }
-            Err(error) => return Err(error),
+        let (content, end) = match opened {
+            Ok(content) => (content, None),
+            Err(error) => match lost_block(&error) {
+                Some(reference) => {
+                    // What is announced is the length of a download, which may be shorter: the limit is that of any such content.
+                    let content =
+                        Content::open_root(fetch, subject.capability, subject.limit, deadline).await?;
+                    (content, Some(LostEnd { reference, error }))
+                }
+                None => return Err(error),
+            },
         };
-        Ok(Opening { content: Arc::new(content), estimated })
+        Ok(Opening { content: Arc::new(content), end })
     }
 
     /// All of its blocks.
@@ -39,22 +51,18 @@ impl Opening {
     }
 }
 
-/// Whether it is that a block is in no store, and nothing that may pass.
-pub(super) fn is_lost(error: &content::Error) -> bool {
-    match error {
-        content::Error::Block(error) => {
-            matches!(error.most_telling(), block::Error::NotFound { .. } | block::Error::Corrupt { .. })
-                && !error.is_transient()
+/// The block that is in no store, if it is that, and nothing that may pass.
+fn lost_block(error: &content::Error) -> Option<Reference> {
+    let content::Error::Block(error) = error else { return None };
+    match error.most_telling() {
+        block::Error::NotFound { reference, .. } | block::Error::Corrupt { reference, .. } => {
+            (!error.is_transient()).then_some(*reference)
         }
-        _ => false,
+        _ => None,
     }
 }
 
-/// Whether it is the fault of the network, and not of what was asked for.
-pub(super) fn is_outage(error: &content::Error) -> bool {
-    match error {
-        content::Error::Block(error) => error.is_transient(),
-        content::Error::TimedOut { .. } => true,
-        _ => false,
-    }
+/// Whether it is that a block is in no store, and nothing that may pass.
+pub(super) fn is_lost(error: &content::Error) -> bool {
+    lost_block(error).is_some()
 }

@@ -5,7 +5,8 @@
 //! all that resuming takes.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
-use super::opening::{Opening, is_outage};
+use super::nodes::Nodes;
+use super::opening::Opening;
 use super::{PATIENCE, Subject, WAIT, WALKS};
 use crate::block::{self, Block, BlockStore, Cache};
-use crate::content::{Batch, Deadline};
+use crate::content::{self, Batch, Deadline};
 use crate::eris::{BlockSize, Reference};
 use crate::offline::{Event, Loss, Observer};
 use crate::pace::Pace;
@@ -69,6 +71,8 @@ pub struct Seeded {
     pub targets: Vec<Target>,
     /// What could not be had, by content.
     pub losses: Vec<Loss>,
+    /// Whether some of that may be had at another time, since a source gave no answer.
+    pub outage: bool,
 }
 
 /// What one store was given.
@@ -102,10 +106,24 @@ pub async fn seed(
     settings: SeedSettings,
     observer: Arc<dyn Observer>,
 ) -> Seeded {
+    carry(from, to, subjects, settings, observer, true).await
+}
+
+/// Copies as [`seed`] does; without `believe` every block is put, also what a target says that it has: what lies there spoiled is mended.
+pub(super) async fn carry(
+    from: Arc<dyn BlockStore>,
+    to: Vec<Arc<dyn BlockStore>>,
+    subjects: Vec<Subject>,
+    settings: SeedSettings,
+    observer: Arc<dyn Observer>,
+    believe: bool,
+) -> Seeded {
+    let walked = Arc::new(Nodes::new(from.clone(), if believe { &to } else { &[] }));
     let carrying = Carrying {
-        nodes: Arc::new(Cache::new(from.clone(), NODE_BLOCKS)),
+        nodes: Arc::new(Cache::new(walked.clone(), NODE_BLOCKS)),
+        walked,
         from,
-        to: to.into_iter().map(Receiver::new).collect(),
+        to: to.into_iter().map(|store| Receiver::new(store, believe)).collect(),
         pace: settings.rate.map(Pace::new),
         wait: settings.wait,
         subjects,
@@ -114,6 +132,7 @@ pub async fn seed(
         fetched: AtomicU64::new(0),
         fetched_bytes: AtomicU64::new(0),
         outages: AtomicU32::new(0),
+        outage: AtomicBool::new(false),
         losses: Mutex::default(),
     };
     carrying.run().await;
@@ -124,15 +143,17 @@ pub async fn seed(
 struct Receiver {
     store: Arc<dyn BlockStore>,
     turns: Semaphore,
+    /// Whether it is not given what it says that it has.
+    is_believed: bool,
     had: AtomicU64,
     put: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
 impl Receiver {
-    fn new(store: Arc<dyn BlockStore>) -> Self {
+    fn new(store: Arc<dyn BlockStore>, is_believed: bool) -> Self {
         let (had, put, failure) = Default::default();
-        Receiver { store, turns: Semaphore::new(PUTS), had, put, failure }
+        Receiver { store, turns: Semaphore::new(PUTS), is_believed, had, put, failure }
     }
 
     fn has_failed(&self) -> bool {
@@ -148,6 +169,9 @@ impl Receiver {
     async fn lacks(&self, references: &[Reference]) -> HashSet<Reference> {
         if self.has_failed() {
             return HashSet::new();
+        }
+        if !self.is_believed {
+            return references.iter().copied().collect();
         }
         let _turn = self.turns.acquire().await.expect("it is never closed");
         let asked = match self.store.is_remote() {
@@ -203,7 +227,9 @@ struct Job {
 
 struct Carrying {
     from: Arc<dyn BlockStore>,
+    /// What was read for the walks, and beneath it where that is read.
     nodes: Arc<Cache>,
+    walked: Arc<Nodes>,
     to: Vec<Receiver>,
     pace: Option<Pace>,
     wait: Duration,
@@ -214,6 +240,8 @@ struct Carrying {
     fetched_bytes: AtomicU64,
     /// Failures in a row that only the network is to blame for.
     outages: AtomicU32,
+    /// Whether a source gave no answer for something that could not be had.
+    outage: AtomicBool,
     losses: Mutex<HashMap<usize, Loss>>,
 }
 
@@ -255,6 +283,7 @@ impl Carrying {
             fetched_bytes: self.fetched_bytes.into_inner(),
             targets: self.to.into_iter().map(target).collect(),
             losses: losses.into_iter().map(|(_, loss)| loss).collect(),
+            outage: self.outage.into_inner(),
         }
     }
 
@@ -266,25 +295,40 @@ impl Carrying {
         let subject = &self.subjects[number];
         let opening = match Opening::new(self.nodes.clone(), subject, Deadline::after(self.wait)).await {
             Ok(opening) => opening,
-            Err(error) => return self.lose(number, 1, error.to_string(), is_outage(&error)),
+            Err(error) => return self.lose_content(number, 1, &error),
         };
+        let end = opening.end.as_ref();
+        let is_end = |reference: &Reference| end.is_some_and(|end| end.reference == *reference);
+        let mut is_end_met = end.is_none();
         let mut inventory = opening.inventory();
-        if !opening.estimated {
+        if end.is_none() {
             let (announced, bytes) = (subject.announced.unwrap_or(0), inventory.range_bytes());
             self.observer.observe(Event::Opened { announced, bytes });
         }
         while let Some(Batch { nodes, leaves, lost }) = inventory.next(Deadline::after(self.wait)).await {
+            self.keep_pace(0).await;
             for lost in lost {
-                self.lose(number, lost.blocks, lost.error.to_string(), is_outage(&lost.error));
+                is_end_met |= is_end(&lost.reference);
+                self.lose_content(number, lost.blocks, &lost.error);
             }
+            is_end_met |= nodes.iter().any(is_end);
             let nodes = nodes.into_iter().map(|reference| (reference, true, 0));
             let leaves = leaves.into_iter().map(|leaf| (leaf.reference, false, leaf.bytes));
             for (reference, is_node, bytes) in nodes.chain(leaves) {
+                if let Some(end) = end.filter(|end| !is_node && end.reference == reference) {
+                    // Nobody gave it when it was wanted, whatever a target says of it.
+                    is_end_met = true;
+                    self.lose_content(number, 1, &end.error);
+                    continue;
+                }
                 let job = Job { subject: number, reference, is_node, bytes };
                 if self.is_hopeless() || jobs.send(job).await.is_err() {
                     return;
                 }
             }
+        }
+        if let Some(end) = end.filter(|_| !is_end_met) {
+            self.lose_content(number, 1, &end.error);
         }
         self.observer.observe(Event::Walked);
     }
@@ -346,12 +390,10 @@ impl Carrying {
             if self.is_hopeless() {
                 break;
             }
-            let size = |reference| self.block_size(&places[reference]).bytes() as u64;
-            if let Some(pace) = &self.pace {
-                pace.wait(piece.iter().map(size).sum()).await;
-            }
-            let (nodes, leaves): (Vec<_>, Vec<_>) =
+            let (nodes, leaves): (Vec<Reference>, Vec<Reference>) =
                 piece.iter().partition(|reference| places[*reference].iter().any(|job| job.is_node));
+            let size = |reference| self.block_size(&places[reference]).bytes() as u64;
+            self.keep_pace(leaves.iter().map(size).sum()).await;
             let mut answers = stream::select(self.nodes.get_many(nodes), self.from.get_many(leaves));
             while let Some((reference, answer)) = answers.next().await {
                 match answer {
@@ -363,7 +405,10 @@ impl Carrying {
                     }
                     Err(error) => {
                         for job in &places[&reference] {
-                            self.lose(job.subject, 1, error.to_string(), error.is_transient());
+                            self.lose(job.subject, 1, &error, error.is_transient());
+                        }
+                        if self.is_outage(&error) {
+                            self.outages.fetch_add(1, Relaxed);
                         }
                     }
                 }
@@ -376,14 +421,53 @@ impl Carrying {
         jobs.first().map_or(BlockSize::Large, |job| self.subjects[job.subject].capability.block_size)
     }
 
-    fn lose(&self, subject: usize, blocks: u64, reason: String, is_outage: bool) {
+    /// Waits until it is the turn of `leaves`, bytes that are to be fetched, and of nodes, which were fetched when they were needed.
+    async fn keep_pace(&self, leaves: u64) {
+        let bytes = self.walked.take_fetched() + leaves;
+        if let Some(pace) = self.pace.as_ref().filter(|_| bytes > 0) {
+            pace.wait(bytes).await;
+        }
+    }
+
+    /// Blocks could not be had on a walk.
+    fn lose_content(&self, subject: usize, blocks: u64, error: &content::Error) {
+        let (is_outage, may_pass) = match error {
+            content::Error::Block(error) => (self.is_outage(error), error.is_transient()),
+            content::Error::TimedOut { .. } => (true, true),
+            _ => (false, false),
+        };
         if is_outage {
             self.outages.fetch_add(1, Relaxed);
         }
+        self.lose(subject, blocks, error, may_pass);
+    }
+
+    fn lose(&self, subject: usize, blocks: u64, reason: &dyn Display, may_pass: bool) {
+        self.outage.fetch_or(may_pass, Relaxed);
         let name = &self.subjects[subject].name;
         let mut losses = self.losses.lock().expect("no panic while held");
-        let loss = losses.entry(subject).or_insert_with(|| Loss { name: name.clone(), blocks: 0, reason });
+        let loss = losses.entry(subject).or_insert_with(|| Loss {
+            name: name.clone(),
+            blocks: 0,
+            reason: reason.to_string(),
+        });
         loss.blocks = loss.blocks.saturating_add(blocks);
+    }
+
+    /// Whether nobody who might have the block answered. That a target lacks it is why it is fetched, and no answer.
+    fn is_outage(&self, error: &block::Error) -> bool {
+        let lacks = |error: &block::Error| match error {
+            block::Error::NotFound { store, .. } => {
+                self.to.iter().any(|receiver| receiver.store.name() == &**store)
+            }
+            _ => false,
+        };
+        match error {
+            block::Error::AllFailed { failures, .. } => {
+                error.is_transient() && failures.iter().all(|error| self.is_outage(error) || lacks(error))
+            }
+            error => error.is_transient(),
+        }
     }
 
     /// Whether there is nobody left to ask, or to give to.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::opening::Opening;
 use super::*;
-use crate::block::{BlockStore, Counted, Fault, Faulty, Memory, Race};
+use crate::block::{BlockStore, Counted, Dir, Fault, Faulty, Memory, Race, Verify};
 use crate::content::Deadline;
 use crate::eris::{BlockSize, ConvergenceSecret, Encoder, ReadCapability, Reference, SealedBlock};
 use crate::offline::{Event, Observer};
@@ -19,7 +19,7 @@ impl Observer for Unobserved {
     fn observe(&self, _: Event) {}
 }
 
-/// A content of which no two blocks are alike, in blocks of 1 KiB: 16 references a node. Its blocks in the order of encoding: the
+/// A content of which no two blocks are alike as long as it has less than 2 MiB, in blocks of 1 KiB: 16 references a node. Its blocks in the order of encoding: the
 /// root is the last.
 fn content(length: usize) -> (Arc<Memory>, ReadCapability, Vec<Reference>) {
     let blocks = Arc::new(Memory::new());
@@ -232,4 +232,116 @@ async fn of_a_large_content_a_sample_is_asked_after() {
     let audited = look(vec![fault], capability, Some(300)).await;
     assert!(audited.lost > 0 && audited.lost == audited.stores[0].missing, "{audited:?}");
     assert!(audited.lost_at_most > 0.1, "{}", audited.lost_at_most);
+}
+
+/// A store that has all of them, but for one that is wrong in this way.
+fn faulty(blocks: &Arc<Memory>, wrong: Reference, fault: Faulty) -> Arc<dyn BlockStore> {
+    let faults = Fault::new(blocks.clone());
+    faults.set(wrong, fault);
+    Arc::new(Verify::new(Arc::new(faults)))
+}
+
+#[tokio::test]
+async fn without_its_end_a_content_is_walked_as_far_as_it_goes_whatever_was_announced() {
+    let (blocks, capability, order) = content(600_000);
+    let (leaves, nodes) = tree(&blocks, capability).await;
+    let subject = Subject { announced: Some(100_000), ..Subject::content(capability) };
+    let (last_leaf, last_node) = (leaves[leaves.len() - 1], nodes[nodes.len() - 1]);
+    for (end, below) in [(last_leaf, 0), (last_node, leaves.len() % 16)] {
+        let store = faulty(&blocks, end, Faulty::Missing);
+        let to = Arc::new(Memory::new());
+        let settings = SeedSettings::default();
+        let seeded =
+            seed(store.clone(), vec![to.clone()], vec![subject.clone()], settings, Arc::new(Unobserved))
+                .await;
+        assert!(!seeded.is_complete() && seeded.losses[0].blocks > below as u64, "{seeded:?}");
+        assert_eq!(to.len(), order.len() - 1 - below);
+
+        let settings = AuditSettings { sample: None, ..AuditSettings::default() };
+        let audited =
+            audit(vec![store.clone()], store, vec![subject.clone()], settings, Arc::new(Unobserved)).await;
+        let audited = &audited.contents[0];
+        assert!(audited.lost > below as u64 && audited.asked >= order.len() as u64, "{audited:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_lies_spoiled_in_the_only_store_and_was_wanted_is_lost() {
+    let (blocks, capability, _) = content(5_000_000);
+    let (leaves, nodes) = tree(&blocks, capability).await;
+    let (last, node) = (leaves[leaves.len() - 1], nodes[1]);
+    for sample in [None, Some(300)] {
+        let audited = look(&[faulty(&blocks, last, Faulty::Corrupt)], capability, sample).await;
+        assert!(audited.lost >= 1 && !audited.is_available(), "{audited:?}");
+        let audited = look(&[faulty(&blocks, node, Faulty::Corrupt)], capability, sample).await;
+        // It is above 4,096 of 4,883 leaves.
+        assert!(audited.lost > 100 && audited.stores[0].missing > 0, "{audited:?}");
+        // Another store has it.
+        let stores = [faulty(&blocks, node, Faulty::Corrupt), blocks.clone()];
+        assert!(look(&stores, capability, sample).await.is_available());
+    }
+}
+
+#[tokio::test]
+async fn a_spoiled_end_in_the_target_is_no_copy_of_what_the_source_lacks() {
+    let (blocks, capability, _) = content(600_000);
+    let (leaves, _) = tree(&blocks, capability).await;
+    let last = leaves[leaves.len() - 1];
+    let from = faulty(&blocks, last, Faulty::Missing);
+    let seeded = copy(from.clone(), &[faulty(&blocks, last, Faulty::Corrupt)], capability).await;
+    assert!(!seeded.is_complete() && seeded.losses[0].blocks == 1, "{seeded:?}");
+    assert!(copy(from, &[blocks], capability).await.is_complete());
+}
+
+#[tokio::test]
+async fn a_copy_that_goes_on_reads_no_nodes_from_the_source_that_are_here() {
+    let (blocks, capability, _) = content(600_000);
+    let from = Arc::new(Counted::new(blocks));
+    let targets = [Arc::new(Memory::new()) as Arc<dyn BlockStore>];
+    assert!(copy(from.clone(), &targets, capability).await.is_complete());
+    from.counts().reset();
+    assert!(copy(from.clone(), &targets, capability).await.is_complete());
+    assert_eq!(from.counts().blocks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_blocks_beside_a_silent_source_do_not_end_the_copy() {
+    let (blocks, capability, order) = content(2_000_000);
+    let (leaves, _) = tree(&blocks, capability).await;
+    let (lacking, away) = (Arc::new(Fault::new(blocks.clone())), Arc::new(Fault::new(blocks)));
+    leaves[..1200].iter().for_each(|leaf| lacking.set(*leaf, Faulty::Missing));
+    away.set_all(Faulty::Unavailable);
+    let folder = tempfile::tempdir().unwrap();
+    let to: Arc<dyn BlockStore> = Arc::new(Dir::new(folder.path()));
+    // As in the command, what one target has another may lack.
+    let from = Arc::new(Race::new(vec![lacking, away, to.clone()]));
+    let seeded = copy(from, &[to], capability).await;
+    assert!(seeded.outage && seeded.losses[0].blocks == 1200, "{:?}", seeded.losses);
+    assert_eq!(seeded.targets[0].put as usize, order.len() - 1200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_target_lacks_a_block_is_no_answer_of_a_source() {
+    let (blocks, capability, _) = content(5_000_000);
+    let (leaves, _) = tree(&blocks, capability).await;
+    let away = Arc::new(Fault::new(blocks));
+    leaves[..leaves.len() - 1].iter().for_each(|leaf| away.set(*leaf, Faulty::Unavailable));
+    let folder = tempfile::tempdir().unwrap();
+    let to: Arc<dyn BlockStore> = Arc::new(Dir::new(folder.path()));
+    let seeded = copy(Arc::new(Race::new(vec![away, to.clone()])), &[to], capability).await;
+    assert!(seeded.outage && seeded.blocks < 2_000, "{}", seeded.blocks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_come_leaves_only_the_places_below_it_unknown() {
+    let (blocks, capability, _) = content(2_000_000);
+    let (_, nodes) = tree(&blocks, capability).await;
+    // It is above 256 of 1,954 leaves: of 100 places about 13.
+    let store = faulty(&blocks, nodes[1], Faulty::Unavailable);
+    let (subjects, settings) =
+        (vec![Subject::content(capability)], AuditSettings { sample: Some(100), ..AuditSettings::default() });
+    let report = audit(vec![store.clone()], store, subjects, settings, Arc::new(Unobserved)).await;
+    let audited = &report.contents[0];
+    assert_eq!((audited.asked, audited.lost, audited.fault.as_deref()), (100, 0, None));
+    assert!((1..32).contains(&audited.unknown), "{}", audited.unknown);
 }

@@ -176,6 +176,14 @@ impl Error {
         matches!(self, Self::Failed { failures, .. }
             if !failures.is_empty() && failures.iter().all(|failure| failure.reason.is_lie()))
     }
+
+    /// Whether it may be had at another time, as far as is known now.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Failed { failures, .. } => failures.iter().any(|failure| failure.reason.may_pass()),
+            _ => true,
+        }
+    }
 }
 
 impl Reason {

@@ -112,6 +112,17 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether it is the fault of the network or of this machine, and not of what was asked for.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Overdue { .. } | Error::Read { source: content::Error::TimedOut { .. }, .. } => true,
+            Error::Read { source: content::Error::Block(error), .. } => error.is_transient(),
+            Error::Lookup(error) => error.is_transient(),
+            Error::Download(nar) | Error::Neither { nar, .. } => nar.may_pass(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a content is not the archive that it should be.

@@ -66,10 +66,14 @@ impl Resolved {
         self.bound.first().map(|binding| binding::bound(facts, &self.narinfo, binding))
     }
 
-    /// The ERIS contents that it should be in, whoever says so, the preferred one first. Only for who shows nothing of them.
-    pub fn named(&self) -> impl Iterator<Item = Result<(ReadCapability, Expected), Error>> {
-        let named = self.bound.iter().chain(&self.unbound);
-        named.map(|binding| binding::bound(None, &self.narinfo, binding))
+    /// The ERIS contents that are bound to it by somebody whose word counts, the preferred one first.
+    pub fn bound(&self) -> impl Iterator<Item = Result<(ReadCapability, Expected), Error>> {
+        self.bound.iter().map(|binding| binding::bound(None, &self.narinfo, binding))
+    }
+
+    /// The ERIS contents that it should be in by the word of somebody, who proves nothing by that.
+    pub fn unbound(&self) -> impl Iterator<Item = Result<(ReadCapability, Expected), Error>> {
+        self.unbound.iter().map(|binding| binding::bound(None, &self.narinfo, binding))
     }
 
     /// What is known of a content that was hashed to the NAR.
@@ -136,6 +140,16 @@ impl Substitutes {
     ) -> Option<(ReadCapability, Expected)> {
         let known = *self.known(resolved, deadline).await.first()?;
         Some((known.capability, resolved.expected(known, None)))
+    }
+
+    /// Whether a content was hashed to the NAR of a store path.
+    pub async fn is_hashed(
+        &self,
+        resolved: &Resolved,
+        capability: &ReadCapability,
+        deadline: Deadline,
+    ) -> bool {
+        self.known(resolved, deadline).await.iter().any(|known| known.capability == *capability)
     }
 
     /// Downloads the NAR of a store path, or joins its download. ERIS contents that should hold it are read through `fetch`.

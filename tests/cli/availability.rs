@@ -163,21 +163,30 @@ fn post(url: &str, token: &str, path: &str) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-#[test]
-fn a_server_keeps_what_it_is_asked_to_keep_also_where_blocks_are_lost() {
-    let kept = Kept::new();
-    let copy = format!("dir:{}", kept.scratch.at("copy").display());
-    let cache = format!("file:{}", kept.scratch.at("mirror").display());
-    let blocks = kept.scratch.blocks();
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--blocks", &blocks, "--substituter", &cache];
-    let mut command =
-        kept.scratch.erisfs(arguments.iter().copied().chain(["--seed-to", &copy, "--insecure"]));
-    let mut server = super::process::Running::start(command.env("ERISFS_TOKEN", TOKEN));
-    let url = server.line("listening on ").split_once("listening on ").unwrap().1.to_owned();
-    let ask = |hash_part: &str, token: &str| {
+/// A server that keeps in `copy` what it is asked to keep.
+struct Server {
+    url: String,
+    _running: super::process::Running,
+}
+
+impl Server {
+    fn start(kept: &Kept, more: &[&str]) -> Self {
+        let copy = format!("dir:{}", kept.scratch.at("copy").display());
+        let cache = format!("file:{}", kept.scratch.at("mirror").display());
+        let blocks = kept.scratch.blocks();
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--blocks", &blocks, "--substituter", &cache];
+        let mut command =
+            kept.scratch.erisfs(arguments.iter().chain(&["--seed-to", &copy, "--insecure"]).chain(more));
+        let mut running = super::process::Running::start(command.env("ERISFS_TOKEN", TOKEN));
+        let url = running.line("listening on ").split_once("listening on ").unwrap().1.to_owned();
+        Server { url, _running: running }
+    }
+
+    /// The final answer.
+    fn ask(&self, hash_part: &str, token: &str) -> (u16, Value) {
         let begun = Instant::now();
         loop {
-            match post(&url, token, &format!("/erisfs/seed/{hash_part}")) {
+            match post(&self.url, token, &format!("/erisfs/seed/{hash_part}")) {
                 (202, told) => {
                     assert_eq!(told["state"], "under-way");
                     assert!(begun.elapsed() < Duration::from_secs(120));
@@ -186,16 +195,23 @@ fn a_server_keeps_what_it_is_asked_to_keep_also_where_blocks_are_lost() {
                 answer => return answer,
             }
         }
-    };
+    }
+}
+
+#[test]
+fn a_server_keeps_what_it_is_asked_to_keep_also_where_blocks_are_lost() {
+    let kept = Kept::new();
+    let copy = format!("dir:{}", kept.scratch.at("copy").display());
+    let server = Server::start(&kept, &[]);
     let hash_part = &kept.published.name()[..32];
-    assert_eq!(ask(hash_part, "another-token-of-16").0, 401);
-    assert_eq!(ask("0123456789abcdfghijklmnpqrsvwxyz", TOKEN).0, 404);
-    assert_eq!(ask("hello", TOKEN).0, 400);
+    assert_eq!(server.ask(hash_part, "another-token-of-16").0, 401);
+    assert_eq!(server.ask("0123456789abcdfghijklmnpqrsvwxyz", TOKEN).0, 404);
+    assert_eq!(server.ask("hello", TOKEN).0, 400);
 
     // All but a few of its blocks are gone, also the root.
     let files = kept.files("blocks");
     files.iter().skip(2).for_each(|file| drop(lose(file)));
-    let (status, told) = ask(hash_part, TOKEN);
+    let (status, told) = server.ask(hash_part, TOKEN);
     assert_eq!(
         (status, &told["state"], &told["anew"]),
         (200, &Value::from("complete"), &Value::from(true)),
@@ -206,11 +222,57 @@ fn a_server_keeps_what_it_is_asked_to_keep_also_where_blocks_are_lost() {
     let audited = kept.scratch.run(["audit", "--blocks", &copy, urn]);
     assert_eq!(audited.code, Some(0), "{}", audited.stderr);
 
-    // Neither its blocks nor its archive are left.
+    // Neither its blocks nor its archive are left: not one block is put.
     let other = kept.published.paths[1].rsplit('/').next().unwrap()[..32].to_owned();
-    fs::remove_dir_all(kept.scratch.at("mirror/nar")).unwrap();
-    let (status, told) = ask(&other, TOKEN);
+    let nars = [kept.scratch.at("mirror/nar"), kept.scratch.at("elsewhere")];
+    fs::rename(&nars[0], &nars[1]).unwrap();
+    let before = kept.files("copy");
+    let (status, told) = server.ask(&other, TOKEN);
     assert_eq!((status, &told["state"]), (409, &Value::from("lost")), "{told}");
+    assert_eq!(kept.files("copy"), before);
+
+    // Its archive is that of another: what is made of it is thrown away.
+    fs::rename(&nars[1], &nars[0]).unwrap();
+    let archive = |hash_part: &str| {
+        let narinfo = kept.scratch.at("mirror").join(format!("{hash_part}.narinfo"));
+        let text = fs::read_to_string(narinfo).unwrap();
+        let url = text.lines().find_map(|line| line.strip_prefix("URL: ")).unwrap();
+        kept.scratch.at("mirror").join(url)
+    };
+    fs::copy(archive(hash_part), archive(&other)).unwrap();
+    let server = Server::start(&kept, &[]);
+    let (status, told) = server.ask(&other, TOKEN);
+    assert_eq!((status, &told["state"]), (409, &Value::from("lost")), "{told}");
+    assert_eq!(kept.files("copy"), before);
+}
+
+#[test]
+fn a_content_is_made_again_from_a_nar_that_is_packed_otherwise() {
+    let kept = Kept::new();
+    let hash_part = &kept.published.name()[..32];
+    // Another server has the same NAR, as it is.
+    let (mirror, plain) = (kept.scratch.at("mirror"), kept.scratch.folder("plain"));
+    fs::create_dir(plain.join("nar")).unwrap();
+    fs::copy(mirror.join("nix-cache-info"), plain.join("nix-cache-info")).unwrap();
+    let nar = fs::File::create(plain.join("nar/it.nar")).unwrap();
+    erisfs::nar::dump(&kept.scratch.at("other"), nar).unwrap();
+    let narinfo = fs::read_to_string(mirror.join(format!("{hash_part}.narinfo"))).unwrap();
+    let is_kept = |line: &&str| {
+        ["StorePath:", "NarHash:", "NarSize:", "References:"].iter().any(|field| line.starts_with(field))
+    };
+    let lines: Vec<&str> =
+        narinfo.lines().filter(is_kept).chain(["URL: nar/it.nar", "Compression: none", ""]).collect();
+    fs::write(plain.join(format!("{hash_part}.narinfo")), lines.join("\n")).unwrap();
+
+    kept.files("blocks").iter().for_each(|file| drop(lose(file)));
+    fs::remove_dir_all(mirror.join("nar")).unwrap();
+    let plain = format!("file:{}", plain.display());
+    let (status, told) = Server::start(&kept, &["--substituter", &plain]).ask(hash_part, TOKEN);
+    assert_eq!((status, &told["anew"]), (200, &Value::from(true)), "{told}");
+    let urn = narinfo.lines().find_map(|line| line.strip_prefix("ERIS: ")).unwrap();
+    let copy = format!("dir:{}", kept.scratch.at("copy").display());
+    let audited = kept.scratch.run(["audit", "--blocks", &copy, urn]);
+    assert_eq!(audited.code, Some(0), "{}", audited.stderr);
 }
 
 #[test]

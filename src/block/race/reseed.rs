@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{places::Places, source::Source};
 use crate::{
-    block::{Block, BlockStore, Error, retry::jittered},
+    block::{Block, BlockStore, Error, Refusal, retry::jittered},
     eris::Reference,
     pace::Pace,
 };
@@ -146,7 +146,7 @@ impl Reseed {
     }
 }
 
-/// Puts what is in the queue of one target, until the race is gone or the target refuses.
+/// Puts what is in the queue of one target, until the race is gone or the target turns out to take no blocks ever.
 struct Gardener {
     store: Arc<dyn BlockStore>,
     source: Option<(usize, Arc<Source>)>,
@@ -157,7 +157,7 @@ struct Gardener {
 
 impl Gardener {
     async fn work(self, mut queue: mpsc::Receiver<Seed>) {
-        let mut pause = PAUSE;
+        let (mut pause, mut is_failing) = (PAUSE, false);
         loop {
             let mut seeds = Vec::with_capacity(AT_ONCE);
             if queue.recv_many(&mut seeds, AT_ONCE).await == 0 {
@@ -166,14 +166,25 @@ impl Gardener {
             let puts = seeds.into_iter().map(|seed| self.put(seed).boxed());
             let done: Vec<Result<(), Error>> = stream::iter(puts).buffer_unordered(AT_ONCE).collect().await;
             let failures = || done.iter().filter_map(|done| done.as_ref().err());
-            if failures().any(|error| matches!(error, Error::Refused { .. })) {
+            if let Some(error) = failures().find(|error| is_final(error)) {
+                tracing::warn!("nothing is put back any more: {error}");
                 return;
             }
-            if failures().next().is_some() {
+            if let Some(error) = failures().next() {
+                if !is_failing {
+                    tracing::warn!("putting back: {error}; it is tried again");
+                }
+                is_failing = true;
+                if failures().any(|error| matches!(error, Error::Refused { .. })) {
+                    pause = LONGEST_PAUSE;
+                }
                 sleep(jittered(pause)).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
             } else {
-                pause = PAUSE;
+                if is_failing {
+                    tracing::warn!("putting back to {} works again", self.store.name());
+                }
+                (pause, is_failing) = (PAUSE, false);
             }
         }
     }
@@ -194,4 +205,9 @@ impl Gardener {
         }
         Ok(())
     }
+}
+
+/// Whether the target will take nothing whatever happens: others that refuse may be mended by somebody.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::Refused { reason: Refusal::ReadOnly | Refusal::Foreign(_), .. })
 }

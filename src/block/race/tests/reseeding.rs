@@ -1,6 +1,9 @@
 //! Blocks that a preferred source lacked are given to it, when nobody reads.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use super::*;
+use crate::block::Refusal;
 
 /// A rate that is not felt.
 const FAST: u64 = 1 << 40;
@@ -134,4 +137,60 @@ async fn a_reader_who_comes_while_the_rate_is_waited_for_goes_first() {
     answers.next().await.expect("ninety").1.expect("it is there");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(home.puts(), before, "a read is under way");
+}
+
+/// A store that refuses its first put.
+#[derive(Debug)]
+struct Shy {
+    memory: Memory,
+    asked: AtomicUsize,
+    reason: Refusal,
+}
+
+#[async_trait]
+impl BlockStore for Shy {
+    fn name(&self) -> &str {
+        "shy:"
+    }
+
+    async fn get(&self, reference: &Reference) -> Result<Block, Error> {
+        self.memory.get(reference).await
+    }
+
+    async fn has(&self, reference: &Reference) -> Result<bool, Error> {
+        self.memory.has(reference).await
+    }
+
+    async fn put(&self, reference: &Reference, block: Block) -> Result<(), Error> {
+        if self.asked.fetch_add(1, SeqCst) == 0 {
+            return Err(Error::Refused { store: "shy:".into(), reason: self.reason.clone() });
+        }
+        self.memory.put(reference, block).await
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_once_is_given_blocks_again_unless_it_takes_none_at_all() {
+    for (reason, taken) in [(Refusal::Denied("401".into()), 50), (Refusal::ReadOnly, 0)] {
+        let ([first, _], _) = far::<2>().await;
+        let home = Arc::new(Shy { memory: Memory::new(), asked: AtomicUsize::new(0), reason });
+        let race = Race::new(vec![first]).with_reseed(vec![home.clone()], Some(FAST));
+        get_all(&race, 0..10).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        get_all(&race, 10..60).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        let mut there = 0;
+        for number in 10..60 {
+            there += usize::from(home.has(&block(number).0).await.unwrap());
+        }
+        assert_eq!(there, taken);
+    }
 }
