@@ -107,7 +107,9 @@ pub(super) fn failed(store: &Arc<str>, reference: Option<&Reference>, error: io:
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             refused(Refusal::Unprepared(error.to_string()))
         }
-        ErrorKind::InvalidInput => refused(Refusal::Foreign(error.to_string())),
+        ErrorKind::InvalidInput | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            refused(Refusal::Foreign(error.to_string()))
+        }
         _ => Error::Unavailable {
             reference: reference.copied(),
             store: store.clone(),

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::contents::Contents;
 use super::progress::Progress;
 use super::{Blocks, Session, Signals, opened, print};
-use crate::availability::{AuditSettings, Audited, CONFIDENCE, Lacking, audit};
-use crate::block;
+use crate::availability::{AuditSettings, Audited, CONFIDENCE, Lacking, Subject, audit};
+use crate::block::{self, BlockStore};
 
 #[derive(Debug, Args)]
 #[command(
@@ -54,7 +54,11 @@ impl Audit {
         let progress = Arc::new(Progress::start());
         let work = async {
             let (subjects, absent) = self.contents.find(session, nodes.clone()).await?;
-            Ok::<_, anyhow::Error>((audit(stores, nodes, subjects, settings, progress.clone()).await, absent))
+            let (stores, gone) = there(&urls, stores, &subjects).await;
+            let mut report = audit(stores, nodes, subjects, settings, progress.clone()).await;
+            report.contents.iter_mut().for_each(|audited| leave_open(audited, &gone));
+            report.silent.extend(gone);
+            Ok::<_, anyhow::Error>((report, absent))
         };
         let done = tokio::select! {
             done = work => done,
@@ -77,7 +81,7 @@ impl Audit {
             }
         }
         for (store, reason) in &report.silent {
-            eprintln!("{store} was not asked any more: {reason}");
+            eprintln!("{store} did not answer: {reason}");
         }
         if available {
             return Ok(());
@@ -107,6 +111,40 @@ impl Audit {
     }
 }
 
+/// The stores that are there, and the others with the reason. One of this machine that is not, such as a directory on a stick that is
+/// not plugged in, says of a block only that it has it not.
+async fn there(
+    urls: &[String],
+    stores: Vec<Arc<dyn BlockStore>>,
+    subjects: &[Subject],
+) -> (Vec<Arc<dyn BlockStore>>, Vec<(String, String)>) {
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    for (url, store) in urls.iter().zip(stores) {
+        // What has a host is on the web, and is asked by the network in any case.
+        let is_here = !url.contains("://") && !url.starts_with("lan:") && !url.starts_with("exec:");
+        let failure = match subjects.first().filter(|_| is_here) {
+            Some(subject) => store.get(&subject.capability.reference).await.err(),
+            None => None,
+        };
+        match failure {
+            Some(error) if error.is_transient() => gone.push((store.name().to_owned(), error.to_string())),
+            _ => there.push(store),
+        }
+    }
+    (there, gone)
+}
+
+/// What the others lack may be in those that did not answer.
+fn leave_open(audited: &mut Audited, gone: &[(String, String)]) {
+    if gone.is_empty() {
+        return;
+    }
+    audited.unknown += std::mem::take(&mut audited.lost);
+    let silent =
+        |store: &String| Lacking { store: store.clone(), unanswered: audited.asked, ..Lacking::default() };
+    audited.stores.extend(gone.iter().map(|(store, _)| silent(store)));
+}
+
 /// How a content is, in all stores together.
 fn what(audited: &Audited) -> String {
     let about = if audited.estimated { "about " } else { "" };
@@ -134,6 +172,8 @@ fn what(audited: &Audited) -> String {
 /// What one store lacks.
 fn line(audited: &Audited, lacking: &Lacking) -> String {
     match (lacking.missing, lacking.unanswered) {
+        (0, 0) if audited.asked == 0 || audited.fault.is_some() => format!("{} was not asked", lacking.store),
+        (0, silent) if silent == audited.asked => format!("{} did not say", lacking.store),
         (0, 0) => format!("{} has all", lacking.store),
         (missing, 0) => format!("{} lacks {missing} of {}", lacking.store, audited.asked),
         (missing, silent) => {

@@ -21,7 +21,7 @@ pub(super) struct Cat {
 
 impl Cat {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        session.runtime.block_on(self.copy(session))
+        session.complete(self.copy(session))
     }
 
     async fn copy(&self, session: &Session) -> anyhow::Result<()> {

@@ -1,11 +1,13 @@
 use std::collections::HashSet;
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Args;
+use futures::TryFutureExt;
 use indicatif::HumanBytes;
 
 use super::contents::Contents;
@@ -51,6 +53,7 @@ impl Export {
 
     async fn copy(&self, session: &Session, progress: Arc<Progress>) -> anyhow::Result<()> {
         let started = Instant::now();
+        check_output(&self.output).with_context(|| self.output.display().to_string())?;
         let from = self.blocks.open(session)?;
         let catalogs = self.contents.catalogs(session)?;
         let (mut subjects, absent) = self.contents.find(session, from.clone()).await?;
@@ -76,17 +79,33 @@ impl Export {
             put += seeded.targets.iter().map(|target| target.put).sum::<u64>();
             had += seeded.targets.iter().map(|target| target.had).sum::<u64>();
         }
-        if !self.no_capabilities {
-            bundle.add_capabilities(capabilities).await?;
-            bundle.sync().await?;
-        }
+        let told = match self.no_capabilities {
+            true => Ok(()),
+            false => bundle.add_capabilities(capabilities).and_then(|()| bundle.sync()).await,
+        };
         let (file, took) = (self.output.display(), started.elapsed().as_secs_f64());
         let length = HumanBytes(fs::metadata(&self.output).map_or(0, |status| status.len()));
         eprintln!("{file}: {put} blocks written in {took:.1} s, {had} were there; {length} in all");
+        // On a stick that is full they find no room either; what was written is told all the same.
+        told?;
         match is_complete {
             true => Ok(()),
             false => Err(anyhow!("{file} is not complete; the same command tries the rest")),
         }
+    }
+}
+
+/// Whether the file is one that can be written, or can be made. Nobody is to wait for that until blocks have come.
+fn check_output(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(status) if !status.is_file() => Err(io::Error::other("it is no regular file")),
+        Ok(_) => File::options().read(true).write(true).open(path).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            File::create_new(path)?;
+            // If nothing comes, nothing is to be left.
+            fs::remove_file(path)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -43,7 +43,7 @@ impl Get {
             self.urn.parse().map_err(|error| Usage(format!("{}: {error}", self.urn)))?;
         let wanted = self.range.as_deref().map(parse_range).transpose()?;
         let fetch = Fetch::new(self.blocks.open(session)?, NODE_BYTES);
-        session.runtime.block_on(self.copy(session, fetch, capability, wanted))
+        session.complete(self.copy(session, fetch, capability, wanted))
     }
 
     async fn copy(

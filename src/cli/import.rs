@@ -2,10 +2,11 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use clap::Args;
+use futures::future;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{Blocks, Session, Signals, print};
-use crate::block::{Bundle, Imported};
+use super::{Blocks, Session, Signals, opened, print};
+use crate::block::{self, Bundle, Imported};
 
 #[derive(Debug, Args)]
 #[command(
@@ -25,15 +26,21 @@ impl Import {
 
     async fn import(&self, session: &Session) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
-        let store = self.blocks.open_to_put(session)?;
+        let urls = self.blocks.urls(session)?;
+        let access = session.access_to(&urls)?;
+        let stores = urls.iter().map(|url| opened(block::open_with(url, &access)));
+        let stores = stores.collect::<anyhow::Result<Vec<_>>>()?;
         let style =
             ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}");
         let bar = ProgressBar::new(0).with_style(style.expect("the template is right"));
         let bundle = Bundle::new(&self.file);
-        let work = bundle.import(&*store, |read, length| {
-            bar.set_length(length);
-            bar.set_position(read);
-        });
+        // Each goes through the file by itself, so that one that is down holds up no other.
+        let work = future::join_all(stores.iter().map(|store| {
+            bundle.import(&**store, |read, length| {
+                bar.set_length(length);
+                bar.set_position(bar.position().max(read));
+            })
+        }));
         let done = tokio::select! {
             done = work => done,
             () = signals.any() => {
@@ -42,11 +49,29 @@ impl Import {
             }
         };
         bar.finish_and_clear();
-        let imported = done?;
+        let (mut imported, mut failures) = (Vec::new(), Vec::new());
+        for done in done {
+            match done {
+                Ok(done) => imported.push(done),
+                Err(error) => failures.push(error),
+            }
+        }
+        let Some(imported) = imported.first() else {
+            let last = failures.pop().expect("there is a store, and each has an outcome");
+            // What is wrong with the file is told once.
+            let others = failures.iter().map(ToString::to_string).filter(|error| *error != last.to_string());
+            others.for_each(|error| eprintln!("{error}"));
+            return Err(last.into());
+        };
+        failures.iter().for_each(|error| eprintln!("{error}"));
         for capability in &imported.capabilities {
             print(capability)?;
         }
-        self.tell(&imported)
+        self.tell(imported)?;
+        match failures.len() {
+            0 => Ok(()),
+            failed => Err(anyhow!("{failed} of {} block stores did not take all blocks", urls.len())),
+        }
     }
 
     fn tell(&self, imported: &Imported) -> anyhow::Result<()> {

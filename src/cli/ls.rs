@@ -30,7 +30,7 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        session.runtime.block_on(self.list(session))
+        session.complete(self.list(session))
     }
 
     async fn list(&self, session: &Session) -> anyhow::Result<()> {

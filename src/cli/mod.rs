@@ -180,6 +180,34 @@ struct Session {
     runtime: Runtime,
 }
 
+impl Session {
+    /// Does the work of a command until it is done, or stopped by a signal: then, too, its block stores are dropped, and with them the
+    /// plug-ins that they run.
+    fn complete<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        self.runtime.block_on(async {
+            let (mut signals, mut watched) = (Signals::catch()?, Signals::catch()?);
+            // The work may hang on a reader of our stdout, who reads no more.
+            let watch = tokio::spawn(async move {
+                watched.any().await;
+                tokio::time::sleep(ENDING).await;
+                std::process::exit(1)
+            });
+            tokio::select! {
+                done = work => done,
+                () = signals.any() => {
+                    watch.abort();
+                    Err(Stopped.into())
+                }
+            }
+        })
+    }
+}
+
+/// A signal ended a command.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+struct Stopped;
+
 /// A command was called wrongly in a way that clap does not see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -210,14 +238,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// How long the threads of a publish that is stopped may take to remove their unfinished files.
+/// How long the threads of a command that is stopped may take to let go of what they hold, and to remove unfinished files.
 const ENDING: Duration = Duration::from_secs(2);
 
 fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let runtime = Runtime::new().context("cannot start threads")?;
     let context = Session { environment, config, netrc: cli.netrc, access: OnceLock::new(), runtime };
-    let patience = if matches!(cli.command, Command::Publish(_)) { ENDING } else { Duration::ZERO };
+    let publishes = matches!(cli.command, Command::Publish(_));
     let result = match cli.command {
         Command::Put(put) => put.run(&context),
         Command::Get(get) => get.run(&context),
@@ -241,7 +269,8 @@ fn run(cli: Cli, environment: Environment) -> anyhow::Result<()> {
         Command::Demo(demo) => demo.run(&context),
     };
     // What is still under way (a prefetch, a request nobody waits for) must not hold up the end.
-    context.runtime.shutdown_timeout(patience);
+    let stopped = result.as_ref().is_err_and(|error| error.is::<Stopped>());
+    context.runtime.shutdown_timeout(if publishes || stopped { ENDING } else { Duration::ZERO });
     result
 }
 

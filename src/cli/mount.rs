@@ -91,7 +91,7 @@ impl Mount {
         if self.background {
             rustix::process::setsid().context("cannot leave the terminal")?;
             println!("{READY}");
-            leave_terminal()?;
+            leave_terminal(self.log.is_some())?;
         } else {
             eprintln!("mounted at {}", mounted.mountpoint().display());
         }
@@ -184,17 +184,14 @@ async fn keep_recording(tree: Arc<Tree>) {
     }
 }
 
-/// Lets go of the directory and of what the terminal (or a waiting script) holds.
-fn leave_terminal() -> anyhow::Result<()> {
+/// Lets go of the directory and of what the terminal (or a waiting script) holds: of stderr too, unless it is the log.
+fn leave_terminal(logs: bool) -> anyhow::Result<()> {
     io::stdout().flush()?;
     std::env::set_current_dir(Path::new("/"))?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    let is_log = rustix::fs::fstat(io::stderr()).is_ok_and(|stderr| {
-        rustix::fs::FileType::from_raw_mode(stderr.st_mode) == rustix::fs::FileType::RegularFile
-    });
-    if !is_log {
+    if !logs {
         rustix::stdio::dup2_stderr(&null)?;
     }
     Ok(())

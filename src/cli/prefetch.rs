@@ -66,9 +66,10 @@ impl Bring {
             () = signals.any() => return Err(stopped()),
         }
         let offline = self.local.open(session, cache)?;
-        let store = match self.blocks.urls_if_any(session)? {
-            // Plain NARs need none.
-            None if offline.has_substitutes() => Arc::new(Memory::new()),
+        let named = self.blocks.urls_if_any(session)?;
+        let store = match named {
+            // Plain NARs need none, and what is to be pinned may all be here.
+            None if offline.has_substitutes() || pin => Arc::new(Memory::new()),
             _ => self.blocks.open(session)?,
         };
         let order = Order { closure: self.local.closure, rate: self.limit_rate.map(|rate| rate.0), pin };
@@ -83,7 +84,13 @@ impl Bring {
             }
         };
         progress.end();
-        let done = done?;
+        let missing = |reason| match offline.has_substitutes() || named.is_some() {
+            true => reason,
+            false => {
+                anyhow!("{reason:#}; no block store was named to fetch the rest from: give --blocks URL")
+            }
+        };
+        let done = done.map_err(|error| missing(error.into()))?;
         for loss in &done.losses {
             eprintln!("{}: {} blocks or more could not be had: {}", loss.name, loss.blocks, loss.reason);
         }
@@ -100,7 +107,7 @@ impl Bring {
             );
         }
         eprintln!("{}", summary(&done, started.elapsed()));
-        outcome(&done.report)
+        outcome(&done.report).map_err(missing)
     }
 }
 

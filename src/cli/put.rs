@@ -64,7 +64,7 @@ impl Put {
             }
         };
         let store = self.blocks.open_to_put(session)?;
-        let urn = session.runtime.block_on(publish::put(store, content, block_size, secret))?;
+        let urn = session.complete(async { Ok(publish::put(store, content, block_size, secret).await?) })?;
         print(urn)
     }
 }

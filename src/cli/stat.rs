@@ -22,7 +22,7 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        session.runtime.block_on(self.tell(session))
+        session.complete(self.tell(session))
     }
 
     async fn tell(&self, session: &Session) -> anyhow::Result<()> {

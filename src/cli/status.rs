@@ -12,6 +12,9 @@ use serde_json::Value;
 use super::{Session, print};
 use crate::control::{self, Request};
 
+/// A process that is well answers at once. One that hangs must not keep people from the others.
+const WAIT: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// One JSON object a line for each process
@@ -34,8 +37,10 @@ impl Status {
             found.unwrap_or_else(|_| given.clone())
         });
         let mut told = 0;
-        for peer in control::peers(&dir)? {
-            let answer: Value = match peer.ask(&Request::Status).await {
+        let peers = control::peers(&dir)?;
+        let answers = peers.iter().map(|peer| peer.ask_within::<Value>(WAIT, &Request::Status));
+        for answer in futures::future::join_all(answers).await {
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     tracing::warn!("{error}");

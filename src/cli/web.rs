@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Session, Usage, keys};
 use crate::config;
-use crate::http::{Access, Netrc, Proxies};
+use crate::http::{self, Access, Netrc, Proxies};
 
 impl Session {
     /// How web servers are reached. Files are read once, as they may be pipes.
@@ -46,6 +46,15 @@ fn access(session: &Session) -> anyhow::Result<Access> {
             Proxies { http, https, all, no_proxy }
         }
     };
+    let names = if config.http.proxy.is_some() {
+        ["http.proxy"; 3]
+    } else {
+        ["http_proxy", "https_proxy", "all_proxy"]
+    };
+    for (name, url) in names.into_iter().zip([&proxies.http, &proxies.https, &proxies.all]) {
+        let checked = url.as_deref().map_or(Ok(()), http::check_proxy);
+        checked.map_err(|error| Usage(format!("{name}: {}", super::explain(&error.into()))))?;
+    }
     let ca = match config.http.ca_file.as_ref().or(environment.ca_file.as_ref()) {
         Some(file) => Some(fs::read(file).map_err(|error| wrong("http.ca-file", file, error))?),
         None => None,

@@ -25,7 +25,7 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn run(&self, session: &Session) -> anyhow::Result<()> {
-        let told = session.runtime.block_on(self.find(session))?;
+        let told = session.complete(self.find(session))?;
         if self.json {
             return print(serde_json::to_string(&told)?);
         }

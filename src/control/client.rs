@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -63,7 +64,16 @@ impl Peer {
 
     /// Asks, and waits for the answer, but not for ever.
     pub async fn ask<A: DeserializeOwned>(&self, request: &Request) -> Result<A, Error> {
-        let answer = match timeout(WAIT, self.exchange(request)).await {
+        self.ask_within(WAIT, request).await
+    }
+
+    /// Asks, and waits no longer than `wait`.
+    pub async fn ask_within<A: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        request: &Request,
+    ) -> Result<A, Error> {
+        let answer = match timeout(wait, self.exchange(request)).await {
             Ok(answer) => answer.map_err(|source| Error::Socket { socket: self.socket.clone(), source })?,
             Err(_) => return Err(Error::Silent { pid: self.pid }),
         };

@@ -11,7 +11,7 @@ mod retry_after;
 
 pub use access::{Access, Unusable};
 pub use netrc::{Netrc, NetrcError};
-pub use proxies::Proxies;
+pub use proxies::{Proxies, check_proxy};
 pub use retry_after::retry_after;
 
 use std::sync::Once;

@@ -128,6 +128,19 @@ fn an_audit_says_what_each_store_lacks_and_fails_when_something_is_nowhere() {
 }
 
 #[test]
+fn a_store_that_is_not_there_says_nothing_of_what_it_lacks() {
+    let kept = Kept::new();
+    let (here, catalog) = (kept.scratch.blocks(), kept.published.catalog.as_str());
+    for absent in ["dir:absent", "bundle:absent.eris", "sqlite:absent.sqlite", "gdbm:absent.gdbm"] {
+        let stores = ["--blocks", &here, "--blocks", absent];
+        let told = kept.scratch.run(["audit", "--catalog", catalog].iter().chain(&stores));
+        let lines = String::from_utf8_lossy(&told.stdout);
+        assert_eq!(told.code, Some(0), "{lines}{}", told.stderr);
+        assert!(lines.contains(&format!("{absent} did not say")) && !lines.contains("lacks"), "{lines}");
+    }
+}
+
+#[test]
 fn names_of_all_kinds_are_taken_and_others_refused() {
     let kept = Kept::new();
     let (from, copy) = (kept.scratch.blocks(), format!("dir:{}", kept.scratch.at("copy").display()));

@@ -64,6 +64,9 @@ fn a_proxy_of_the_config_stands_before_block_stores_of_the_web_and_no_others() {
     let (_server, proxy) = scratch.serve(&[]);
     configure(&scratch, &format!("[http]\nproxy = \"{proxy}\"\n"));
     assert_eq!(scratch.run(["get", "--blocks", "http://far.example/", urn.trim_end()]).bytes(), b"hello");
+    configure(&scratch, "[http]\nproxy = \"ftp://proxy/\"\n");
+    let refusal = scratch.run(["get", "--blocks", "http://far.example/", urn.trim_end()]).refusal(2);
+    assert!(refusal.contains("http.proxy: the proxy ftp://proxy/"), "{refusal}");
     configure(&scratch, "[http]\nca-file = \"/none.pem\"\n");
     assert_eq!(scratch.run(["get", "--blocks", &scratch.blocks(), urn.trim_end()]).bytes(), b"hello");
     let refusal = scratch.run(["get", "--blocks", "http://far.example/", urn.trim_end()]).refusal(2);

@@ -135,6 +135,12 @@ fn a_pin_fetches_and_is_listed_until_it_is_taken_away() {
     assert_eq!(evicted.code, Some(1), "{}", evicted.stderr);
     away.scratch.run(["cache", "unpin", other]).text();
     assert!(!pins().contains(other), "{}", pins());
+
+    // What is here is pinned without any block store.
+    away.scratch.run(["cache", "pin", "--closure", "--catalog", catalog, other]).text();
+    assert!(pins().contains(other), "{}", pins());
+    let refused = away.scratch.run(["cache", "pin", "--catalog", catalog, away.published.name()]).refusal(1);
+    assert!(refused.contains("give --blocks URL"), "{refused}");
 }
 
 #[test]

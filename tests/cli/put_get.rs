@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::BASE32_NOPAD;
+use rustix::process::Signal;
 use serde::Deserialize;
 
 use super::noise::noise;
-use super::process::{Running, feed, run};
+use super::process::{Running, feed, run, until};
 use super::scratch::{Scratch, text};
 
 #[track_caller]
@@ -220,4 +221,23 @@ fn a_get_that_fails_leaves_the_file_that_was_there() {
     }
     scratch.run(["get", "-o", text(&keep), "--blocks", &blocks, &urn]).refusal(1);
     assert_eq!(std::fs::read_to_string(&keep).unwrap(), "precious");
+}
+
+#[test]
+fn a_plug_in_goes_with_a_command_that_is_stopped() {
+    let scratch = Scratch::new();
+    let urn = put(&scratch, &scratch.blocks(), &[], b"hello");
+    let started = scratch.at("started");
+    let plug_in = format!("exec:echo $$ > {0}.new; mv {0}.new {0}; sleep 776", text(&started));
+    let get = Running::start(&mut scratch.erisfs(["get", "--blocks", &plug_in, &urn]));
+    until("the plug-in runs", || started.exists());
+    let process = fs::read_to_string(&started).unwrap().trim_end().to_owned();
+    get.signal(Signal::TERM);
+    assert_eq!(get.finish().code, Some(1));
+    // Nobody may be there to take note of its end.
+    let ended = || match fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
+    until("the plug-in ends", ended);
 }

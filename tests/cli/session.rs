@@ -164,3 +164,24 @@ fn links_between_store_paths_lead_into_the_mount() {
         assert_eq!(target, Path::new(&format!("/gnu/store/{other}/share/name")));
     }
 }
+
+#[test]
+fn a_mount_in_the_background_lets_go_of_stderr_unless_that_is_its_log() {
+    let scratch = Scratch::new();
+    fs::write(scratch.folder("tree").join("file"), "hello").unwrap();
+    let published = scratch.publish(&[&scratch.at("tree")]);
+    let at = scratch.folder("mnt");
+    let blocks = scratch.blocks();
+    let call = ["mount", "--blocks", &blocks, "--catalog", &published.catalog, text(&at)];
+    let written = File::create(scratch.at("written")).unwrap();
+    assert!(scratch.erisfs(call).stderr(written).status().unwrap().success());
+    let processes = scratch.processes();
+    assert_eq!(processes.len(), 1);
+    // It says that it is ready just before.
+    until("stderr is let go", || {
+        let stderr = fs::read_link(format!("/proc/{}/fd/2", processes[0]));
+        stderr.is_ok_and(|stderr| stderr == Path::new("/dev/null"))
+    });
+    umount(&at);
+    scratch.is_quiet();
+}

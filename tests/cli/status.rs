@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -165,4 +166,21 @@ fn figures_are_served_by_a_server_and_by_a_mount_that_is_asked_to() {
     assert!(read.and_then(|read| read.parse::<u64>().ok()) >= Some(300_000), "{answer}");
     assert!(get(&free.to_string(), "/").starts_with("HTTP/1.1 404 "));
     assert!(!answer.contains("urn:"), "{answer}");
+}
+
+#[test]
+fn a_process_that_hangs_does_not_hide_the_others_for_long() {
+    let scratch = Scratch::new();
+    let _published = publish(&scratch);
+    let (one, _) = scratch.serve(&[]);
+    let (_other, _) = scratch.serve(&[]);
+    one.signal(Signal::STOP);
+    let asked = Instant::now();
+    let told = scratch.run(["status", "--json"]);
+    let took = asked.elapsed();
+    one.signal(Signal::CONT);
+    assert!(told.stderr.contains(&one.id().to_string()), "{}", told.stderr);
+    assert_eq!(told.text().lines().count(), 1);
+    // It is given three seconds; requests of other kinds have fifteen.
+    assert!(took < Duration::from_secs(12), "{took:?}");
 }

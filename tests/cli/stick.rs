@@ -157,3 +157,31 @@ fn a_damaged_file_says_where_and_gives_the_rest() {
     let none = stick.scratch.run(["import", "/etc/hostname", "--blocks", "dir:cut"]).refusal(1);
     assert!(none.contains("at byte "), "{none}");
 }
+
+#[test]
+fn one_store_that_is_down_keeps_no_other_from_what_is_imported() {
+    let stick = Stick::new();
+    stick.export(&["--catalog", &stick.published.catalog]).text();
+    fs::write(stick.scratch.at("occupied"), "").unwrap();
+    let both = ["import", text(&stick.file), "--blocks", "dir:occupied", "--blocks", "dir:here"];
+    let imported = stick.scratch.run(both);
+    assert_eq!(imported.code, Some(1));
+    for words in ["occupied", "1 of 2 block stores"] {
+        assert!(imported.stderr.contains(words), "{}", imported.stderr);
+    }
+    let count = |folder: &str| fs::read_dir(stick.scratch.at(folder)).unwrap().count();
+    assert_eq!(count("here"), count("blocks"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error_at_once() {
+    let stick = Stick::new();
+    for (output, words) in
+        [("stick", "no regular file"), ("nowhere/t.eris", "No such file"), ("/proc/t.eris", "/proc")]
+    {
+        let call = ["export", "--blocks", &stick.scratch.blocks(), "-o", output, &stick.published.catalog];
+        let refusal = stick.scratch.run(call).refusal(1);
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    assert!(!stick.scratch.at("nowhere").exists());
+}
