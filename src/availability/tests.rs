@@ -271,14 +271,14 @@ async fn what_lies_spoiled_in_the_only_store_and_was_wanted_is_lost() {
     let (leaves, nodes) = tree(&blocks, capability).await;
     let (last, node) = (leaves[leaves.len() - 1], nodes[1]);
     for sample in [None, Some(300)] {
-        let audited = look(&[faulty(&blocks, last, Faulty::Corrupt)], capability, sample).await;
+        let audited = look(vec![faulty(&blocks, last, Faulty::Corrupt)], capability, sample).await;
         assert!(audited.lost >= 1 && !audited.is_available(), "{audited:?}");
-        let audited = look(&[faulty(&blocks, node, Faulty::Corrupt)], capability, sample).await;
+        let audited = look(vec![faulty(&blocks, node, Faulty::Corrupt)], capability, sample).await;
         // It is above 4,096 of 4,883 leaves.
         assert!(audited.lost > 100 && audited.stores[0].missing > 0, "{audited:?}");
         // Another store has it.
         let stores = [faulty(&blocks, node, Faulty::Corrupt), blocks.clone()];
-        assert!(look(&stores, capability, sample).await.is_available());
+        assert!(look(stores.to_vec(), capability, sample).await.is_available());
     }
 }
 
@@ -288,9 +288,9 @@ async fn a_spoiled_end_in_the_target_is_no_copy_of_what_the_source_lacks() {
     let (leaves, _) = tree(&blocks, capability).await;
     let last = leaves[leaves.len() - 1];
     let from = faulty(&blocks, last, Faulty::Missing);
-    let seeded = copy(from.clone(), &[faulty(&blocks, last, Faulty::Corrupt)], capability).await;
+    let seeded = copy(from.clone(), vec![faulty(&blocks, last, Faulty::Corrupt)], capability).await;
     assert!(!seeded.is_complete() && seeded.losses[0].blocks == 1, "{seeded:?}");
-    assert!(copy(from, &[blocks], capability).await.is_complete());
+    assert!(copy(from, vec![blocks], capability).await.is_complete());
 }
 
 #[tokio::test]
@@ -298,9 +298,9 @@ async fn a_copy_that_goes_on_reads_no_nodes_from_the_source_that_are_here() {
     let (blocks, capability, _) = content(600_000);
     let from = Arc::new(Counted::new(blocks));
     let targets = [Arc::new(Memory::new()) as Arc<dyn BlockStore>];
-    assert!(copy(from.clone(), &targets, capability).await.is_complete());
+    assert!(copy(from.clone(), targets.to_vec(), capability).await.is_complete());
     from.counts().reset();
-    assert!(copy(from.clone(), &targets, capability).await.is_complete());
+    assert!(copy(from.clone(), targets.to_vec(), capability).await.is_complete());
     assert_eq!(from.counts().blocks(), 0);
 }
 
@@ -315,7 +315,7 @@ async fn lost_blocks_beside_a_silent_source_do_not_end_the_copy() {
     let to: Arc<dyn BlockStore> = Arc::new(Dir::new(folder.path()));
     // As in the command, what one target has another may lack.
     let from = Arc::new(Race::new(vec![lacking, away, to.clone()]));
-    let seeded = copy(from, &[to], capability).await;
+    let seeded = copy(from, vec![to], capability).await;
     assert!(seeded.outage && seeded.losses[0].blocks == 1200, "{:?}", seeded.losses);
     assert_eq!(seeded.targets[0].put as usize, order.len() - 1200);
 }
@@ -328,7 +328,7 @@ async fn that_a_target_lacks_a_block_is_no_answer_of_a_source() {
     leaves[..leaves.len() - 1].iter().for_each(|leaf| away.set(*leaf, Faulty::Unavailable));
     let folder = tempfile::tempdir().unwrap();
     let to: Arc<dyn BlockStore> = Arc::new(Dir::new(folder.path()));
-    let seeded = copy(Arc::new(Race::new(vec![away, to.clone()])), &[to], capability).await;
+    let seeded = copy(Arc::new(Race::new(vec![away, to.clone()])), vec![to], capability).await;
     assert!(seeded.outage && seeded.blocks < 2_000, "{}", seeded.blocks);
 }
 
