@@ -324,9 +324,9 @@ impl Audited {
                     lacking.unanswered += 1;
                 }
             }
-            if of_path().any(|answers| is_nowhere(answers)) {
+            if of_path().any(is_nowhere) {
                 self.lost += 1;
-            } else if is_late || !of_path().all(|answers| is_somewhere(answers)) {
+            } else if is_late || !of_path().all(is_somewhere) {
                 self.unknown += 1;
             }
         }
