@@ -139,8 +139,9 @@ fn a_pin_fetches_and_is_listed_until_it_is_taken_away() {
     // What is here is pinned without any block store.
     away.scratch.run(["cache", "pin", "--closure", "--catalog", catalog, other]).text();
     assert!(pins().contains(other), "{}", pins());
-    let refused = away.scratch.run(["cache", "pin", "--catalog", catalog, away.published.name()]).refusal(1);
-    assert!(refused.contains("give --blocks URL"), "{refused}");
+    let refused = away.scratch.run(["cache", "pin", "--catalog", catalog, away.published.name()]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("give --blocks URL"), "{}", refused.stderr);
 }
 
 #[test]
