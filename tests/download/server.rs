@@ -112,8 +112,9 @@ impl State {
             _ => part.len(),
         };
         for piece in part[..end].chunks(step) {
-            send(connection, piece)?;
+            // Counted first: whoever has read it finds it counted.
             self.requests.lock().unwrap()[number].1 += piece.len();
+            send(connection, piece)?;
             thread::sleep(pause);
         }
         match answer {

@@ -61,7 +61,7 @@ async fn one_that_says_anything_else_is_refused_with_its_words() {
         ("echo erisfs-carrier 1 get; read n rest; echo $n block 1024; echo half; kill -9 $$", "it ended"),
         ("echo erisfs-carrier 1 get; read n rest; echo $n error no peers; sleep 100", "no peers"),
         ("echo erisfs-carrier 1 get; read n rest; echo $n stored; sleep 100", "Stored"),
-        ("echo erisfs-carrier 1 get; exec 0<&-; sleep 100", "it takes no requests any more"),
+        ("exec 0<&-; echo erisfs-carrier 1 get; sleep 100", "it takes no requests any more"),
     ] {
         let error = plug_in(script).get(&reference).await.expect_err(script);
         assert!(error.to_string().contains(words), "{script}: {error}");
