@@ -29,6 +29,8 @@ use crate::http::{Access, REDIRECTS, retry_after};
 /// Requests in flight at the most: 1 Gbit/s at 50 ms wants 191 blocks of 32 KiB, and the rest is for answers that are late. As many
 /// connections to a server of HTTP/1; what a server and a line can bear is found out above.
 pub(super) const IN_FLIGHT: usize = 256;
+/// The same, with a neighbour: it has 32 connections for one address by default, and there may be another reader at ours.
+const NEIGHBOUR_IN_FLIGHT: usize = 16;
 /// What an HTTP/2 server may send of one answer before it is read: a block and the frames around it.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// And of all answers on a connection: as many as there can be, so that no block waits for another to be read. A window is what travels
@@ -146,7 +148,8 @@ impl Web {
             _ => name.to_string(),
         };
         let base = Url::parse(&base).map_err(|error| bad_url(&name, &error.to_string()))?;
-        Self::with(Ok(client.clone()), base, name, patience)
+        let web = Self::with(Ok(client.clone()), base, name, patience)?;
+        Ok(Self { permits: Semaphore::new(NEIGHBOUR_IN_FLIGHT), ..web })
     }
 
     fn with(

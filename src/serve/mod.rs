@@ -38,7 +38,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -67,6 +67,12 @@ const METRICS_CONNECTIONS: usize = 16;
 /// What a client hears for whom there is no room.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+/// Clients for whom there is no room and who are told so in good form; more of them hear it before they have asked, which some take for
+/// nonsense.
+const TURNED_AWAY: usize = 64;
+/// How long one of them may take to ask.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// The requests that are counted; `other` is for what names no resource.
 const KINDS: [&str; 8] = ["block", "put", "narinfo", "listing", "archive", "info", "seed", "other"];
@@ -213,6 +219,7 @@ impl Server {
         let limits = self.site.limits;
         let room = room::Room::new(limits.connections, limits.connections_of_one);
         let (ending, ended) = watch::channel(false);
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
@@ -238,8 +245,15 @@ impl Server {
                     None => {
                         tracing::debug!("{peer}: no room for another connection");
                         self.sharing().inspect(|sharing| sharing.refused());
-                        // As much of it as fits into the socket's buffer: nobody waits for this client.
-                        let _ = socket.try_write(NO_ROOM);
+                        match turned_away.clone().try_acquire_owned() {
+                            Ok(permit) => {
+                                connections.spawn(async move {
+                                    turn_away(socket).await;
+                                    drop(permit);
+                                });
+                            }
+                            Err(_) => drop(socket.try_write(NO_ROOM)),
+                        }
                     }
                 },
                 Err(error) => {
@@ -255,6 +269,14 @@ impl Server {
             tracing::warn!("{} connections are cut: they took too long to finish", connections.len());
         }
     }
+}
+
+/// Says that there is no room, once the client has asked.
+async fn turn_away(socket: TcpStream) {
+    let _ = timeout(ASKING, socket.readable()).await;
+    // What is left unread at the end would take the answer with it.
+    let _ = socket.try_read(&mut [0; 4096]);
+    let _ = socket.try_write(NO_ROOM);
 }
 
 async fn serve_connection(

@@ -223,6 +223,17 @@ async fn connections_are_kept() {
 }
 
 #[tokio::test]
+async fn however_much_is_wanted_a_neighbour_gets_16_connections() {
+    let blocks: Vec<_> = (0..200).map(block).collect();
+    let peer = Peer::start(&blocks, Manner::Honest).await;
+    let lan = lan(&[&peer]);
+    let answers = stream::iter(&blocks).map(|wanted| get(&lan, wanted)).buffer_unordered(100);
+    assert!(answers.all(|answer| async move { answer.is_ok() }).await);
+    let connections = peer.seen.connections.load(Relaxed);
+    assert!((1..=16).contains(&connections), "{connections}");
+}
+
+#[tokio::test]
 async fn one_that_lies_is_found_out_once_and_left_alone() {
     let blocks = [block(1), block(2)];
     let (liar, honest) = (Peer::start(&[], Manner::Lies).await, Peer::start(&blocks, Manner::Honest).await);
